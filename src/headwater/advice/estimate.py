@@ -1,0 +1,135 @@
+"""How long each stage will take and how much disk it fills, before anything runs.
+
+A finished stage says what it took. Else a stage of documents goes by the newest finished one of its name in the store,
+scaled by the bytes that go in, or by a rate that was measured once on two cores of a server processor; a stage of the
+model goes by its parameters and FLOPs, at the speed of the last training in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headwater.core.stage import Step
+from headwater.core.store import read_json
+from headwater.model.config import ModelConfig, RandomWeights
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage takes."""
+
+    seconds: float
+    disk_bytes: int
+    basis: str
+    """`measured` for a finished stage, `like before` when scaled from the last one of its name, `budget` and `formula`
+    for the model, `typical` from the table below."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Time and disk of a stage as a function of the bytes of text that go in."""
+
+    fixed_seconds: float
+    seconds_per_mb: float
+    out: float
+    """Bytes of text that come out per byte that goes in."""
+    fixed_disk_bytes: int
+    disk: float
+    """Bytes on disk per byte of text that goes in."""
+
+
+MODEL_STAGES = ("initialize", "train", "export")
+TYPICAL = {
+    "read": Rate(3, 0.15, 1.0, 0, 0.35),
+    "clean": Rate(6, 0.10, 0.7, 0, 0.35),
+    "dedup": Rate(4, 0.05, 0.8, 0, 0.35),
+    "split": Rate(1, 0.02, 1.0, 0, 0.35),
+    "tokenizer": Rate(8, 0.02, 1.0, 2_000_000, 0),
+    "encode": Rate(1, 0.15, 1.0, 0, 0.7),
+    "initialize": Rate(3, 0, 1.0, 0, 0),
+    "train": Rate(40, 0, 1.0, 0, 0),
+    "evaluate": Rate(30, 0, 1.0, 1_000_000, 0),
+    "export": Rate(1, 0, 1.0, 0, 0),
+    "report": Rate(4, 0, 1.0, 5_000_000, 0),
+}
+"""Source: medians of the shipped demo recipe, 2 cores; `docs/lab-notes.md` has the runs."""
+
+
+MOST_SCALED = 5.0
+"""A run whose text was more than so many times larger or smaller is no measure for this one."""
+TYPICAL_FLOPS_PER_SECOND = 80e9
+"""Training speed on two cores without a measurement. Source: about 70 % of the fp32 peak of 2 server cores of 2021."""
+TYPICAL_VOCABULARY = 32_000
+
+
+def estimate(steps: Sequence[Step], store: Path) -> Iterator[Estimate]:
+    """Estimate each of a recipe's stages, in order."""
+    text: dict[str, float] = {}  # stage -> bytes of text that it hands on
+    model = planned_model(steps)
+    for step in steps:
+        source = next((text[s.name] for role, s in step.inputs.items() if role in ("documents", "tokens")), 0.0)
+        if step.finished:
+            manifest = step.manifest()
+            text[step.name] = manifest["counts"].get("bytes_out", source)
+            yield Estimate(manifest["seconds"], disk_bytes(manifest), "measured")
+            continue
+        if step.name == "read":
+            source = float(step.settings.input_bytes())  # type: ignore[attr-defined]
+        text[step.name] = source * TYPICAL[step.name].out
+        if step.name in MODEL_STAGES:
+            yield _of_model(step, model, newest(store, "train"))
+        else:
+            yield _of_text(step, source, newest(store, step.name))
+
+
+def _of_text(step: Step, source: float, like: dict[str, Any] | None) -> Estimate:
+    """A stage whose time goes by the bytes of text: as the last one of its name, or typical."""
+    rate = TYPICAL[step.name]
+    before = like["counts"].get("bytes_in", 0) if like else 0
+    if like and before and 1 / MOST_SCALED < source / before < MOST_SCALED:
+        seconds = rate.fixed_seconds + max(like["seconds"] - rate.fixed_seconds, 0.0) * source / before
+        return Estimate(seconds, round(disk_bytes(like) * source / before), "like before")
+    seconds = rate.fixed_seconds + rate.seconds_per_mb * source / 1e6
+    return Estimate(seconds, round(rate.fixed_disk_bytes + rate.disk * source), "typical")
+
+
+def _of_model(step: Step, model: ModelConfig | None, trained: dict[str, Any] | None) -> Estimate:
+    """A stage whose time and disk go by the size of the model."""
+    fixed = TYPICAL[step.name].fixed_seconds
+    parameters = model.parameters() if model else 0
+    if step.name != "train":
+        return Estimate(fixed + parameters / 1e8, 4 * parameters, "formula")
+    settings: Any = step.settings
+    copies = 3 * (settings.keep_last + 1) + 1  # a checkpoint is the weights and two moments; one more is being written
+    disk = 4 * parameters * copies
+    if settings.budget:
+        return Estimate(fixed + settings.budget, disk, "budget")
+    flops = settings.planned_tokens * (model.flops_per_token(settings.sequence_length) if model else 0)
+    if trained and trained["counts"].get("flops_per_token"):
+        speed = trained["counts"]["tokens_per_second"] * trained["counts"]["flops_per_token"]
+        return Estimate(fixed + flops / speed, disk, "formula, measured speed")
+    return Estimate(fixed + flops / TYPICAL_FLOPS_PER_SECOND, disk, "formula, typical speed")
+
+
+def planned_model(steps: Sequence[Step]) -> ModelConfig | None:
+    """The model that a recipe will make; None when its weights come from elsewhere."""
+    settings: dict[str, Any] = {step.name: step.settings for step in steps}
+    start = settings.get("initialize")
+    if not isinstance(start, RandomWeights):
+        return None
+    vocabulary = getattr(settings.get("tokenizer"), "vocab_size", TYPICAL_VOCABULARY)
+    return ModelConfig(vocab_size=vocabulary, **start.model.model_dump())
+
+
+def newest(store: Path, stage: str) -> dict[str, Any] | None:
+    """The manifest of the stage that finished last in this store."""
+    found = [path for path in store.glob(f"{stage}-*/manifest.json") if not path.parent.name.endswith(".partial")]
+    return read_json(max(found, key=lambda path: path.stat().st_mtime_ns)) if found else None
+
+
+def disk_bytes(manifest: dict[str, Any]) -> int:
+    """Bytes of a finished stage's files."""
+    return sum(file["bytes"] for file in manifest["files"].values())

@@ -1,0 +1,1 @@
+"""Recipes, stages, stores and errors: the part of Headwater that knows nothing about language models."""

@@ -1,0 +1,188 @@
+"""The machine: its processors and memory, how fast it multiplies, what it draws. The only reader of os.environ."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from pydantic import Field
+
+from headwater.core.config import Config
+from headwater.core.errors import MismatchError
+
+
+class Machine(Config):
+    """Where and how a recipe runs; never part of a result's identity."""
+
+    store: str = "store"
+    """Folder that holds the results of stages, relative to the current folder."""
+    runs: str = "runs"
+    """Folder that holds one folder of links per recipe, relative to the current folder."""
+    workers: int = Field(default=0, ge=0)
+    """Parallel workers of the document stages; 0 means one per processor core."""
+    threads: int = Field(default=0, ge=0)
+    """Threads of tensor arithmetic; 0 means one per processor core."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where tensors live; `auto` takes a GPU when there is one."""
+    watts: float = Field(default=0.0, ge=0)
+    """Electrical power of this machine under load [W], for the energy estimate; 0 means the built-in guess."""
+    usd_per_hour: float = Field(default=0.0, ge=0)
+    """Price of one hour of this machine [USD], for the cost estimate; 0 means unknown. A finished report takes it, as
+    the two around it, when it is made anew by `headwater report`."""
+    carbon_grams_per_kwh: float = Field(default=475.0, ge=0)
+    """Carbon intensity of the electricity [g CO2e per kWh]. Source: world average used by codecarbon."""
+
+    @property
+    def processor_workers(self) -> int:
+        """Workers of the document stages, resolved."""
+        return self.workers or core_count()
+
+    @property
+    def processor_threads(self) -> int:
+        """Threads of tensor arithmetic, resolved."""
+        return self.threads or core_count()
+
+
+def core_count() -> int:
+    """Processor cores that this process may use (a container's limit counts)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def colour_allowed() -> bool:
+    """False when the user asked for plain output with NO_COLOR (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR")
+
+
+def set_environment(**variables: str) -> None:
+    """Set environment variables that a library reads when it is imported, unless the user has set them."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def keep_compiled_code(folder: Path) -> None:
+    """Have torch keep the machine code that it compiles in `folder`, where no other program breaks or removes it."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+
+def share_processor() -> None:
+    """Let idle threads of tensor arithmetic soon sleep instead of spin; to be called before torch is imported.
+
+    GNU OpenMP's threads spin long at the end of each operation. Where something else runs on the same cores they take
+    the time that the others need: 5 times fewer steps in our measurement. A short spin is as fast on an idle machine.
+    Source: docs/lab-notes.md.
+    """
+    set_environment(GOMP_SPINCOUNT="10000")
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next allocation instead of handing it back to the system.
+
+    Training frees and allocates the same large blocks at every step; taking them from the system again means a page
+    fault per 4 KiB. Does nothing where the C library is not glibc. Source: mallopt(3); see docs/lab-notes.md.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mmap_max, trim_threshold, arena_max = -4, -1, -8  # from malloc.h
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)
+    mallopt(arena_max, 1)
+
+
+def processor_name() -> str:
+    """The processor's own name, such as `AMD EPYC 9R45`."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe() -> dict[str, Any]:
+    """What a manifest records of the machine."""
+    return {
+        "processor": processor_name(),
+        "cores": core_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Bytes that can still be written where `folder` is or would be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def power_watts(machine: Machine) -> float:
+    """Electrical power under load [W]: the user's setting, or a guess of 10 W per core and 0.37 W per GiB.
+
+    Source: codecarbon's fallback, 0.375 W per GiB of memory; 10 W per core is a server processor of 250 W with
+    24 to 32 cores, a guess that the report names as such.
+    """
+    return machine.watts or 10.0 * core_count() + 0.375 * psutil.virtual_memory().total / 2**30
+
+
+def tensor_device(machine: Machine) -> str:
+    """Where tensors live: "cpu" or "cuda".
+
+    Raises:
+        MismatchError: the machine is to use CUDA, and has none.
+    """
+    import torch
+
+    found = torch.cuda.is_available()
+    if machine.device == "cuda" and not found:
+        hint = "set machine.device=auto, which takes a GPU where there is one"
+        raise MismatchError("torch finds no CUDA device here", place="machine.device", hint=hint)
+    return machine.device if machine.device != "auto" else "cuda" if found else "cpu"
+
+
+def measure_peak_flops_per_second(device: str, precision: Literal["fp32", "bf16"], seconds: float = 0.6) -> float:
+    """Measure the rate of square matrix products [FLOP/s]: what MFU is a share of.
+
+    The best of several short trials, because a busy machine only ever makes a trial slower.
+    """
+    import torch
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    size = 1024 if device == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out = torch.empty(size, size, device=device, dtype=dtype)
+
+    def trial() -> float:
+        start = time.perf_counter()
+        torch.mm(a, b, out=out)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    trial()
+    best, end = trial(), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        best = min(best, trial())
+    return 2 * size**3 / best
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that `folder` stands at, with `+changes` when files differ; None outside a repository."""
+    git = ["git", "-C", str(folder)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip()[:12] + ("+changes" if status.stdout.strip() else "")

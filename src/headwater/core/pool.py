@@ -1,0 +1,86 @@
+"""Run one function over many shards: in this process, in threads, or in worker processes.
+
+This is the seam for a cluster: a stage never sees where its shards run, results come back in the order of the
+shards, and a shard that is finished is not run again after a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from headwater.core.stage import Counts, Workspace
+from headwater.core.store import read_json, write_json
+
+T = TypeVar("T")
+
+
+def map(  # noqa: A001  (the verb of this seam; used as pool.map)
+    work: Callable[[T], Counts],
+    shards: Sequence[T],
+    out: Workspace,
+    *,
+    label: str,
+    name: Callable[[T], str],
+    threads: bool = False,
+) -> list[Counts]:
+    """Run `work` on every shard and return its counts in the order of `shards`.
+
+    A finished shard leaves a marker `.done/<label>-<name>.json` with its counts in the stage's folder; when the
+    stage is run again its counts are read from there. So `work` writes its files atomically before it returns.
+
+    Args:
+        work: a function of one shard; for worker processes it and the shard must pickle.
+        shards: what to work on.
+        out: the stage's workspace: its folder and its machine.
+        label: what is being done, also the marker's first word.
+        name: a shard's name, unique in this call and safe as a file name.
+        threads: use threads, for work that spends its time outside Python's lock.
+    """
+    markers = out.folder / ".done"
+    results: list[Counts | None] = []
+    for shard in shards:
+        marker = markers / f"{label}-{name(shard)}.json"
+        results.append(read_json(marker) if marker.exists() else None)
+    waiting = [index for index, result in enumerate(results) if result is None]
+    workers = min(out.machine.processor_workers, len(waiting))
+
+    def finish(index: int, counts: Counts) -> None:
+        write_json(markers / f"{label}-{name(shards[index])}.json", counts)
+        results[index] = counts
+
+    with out.progress(label, len(shards), "shards") as bar:
+        bar.update(len(shards) - len(waiting))
+        if workers <= 1:
+            for index in waiting:
+                finish(index, work(shards[index]))
+                bar.advance()
+        else:
+            with _executor(workers, threads) as executor:
+                futures: dict[Future[Any], int] = {executor.submit(work, shards[index]): index for index in waiting}
+                for future in as_completed(futures):
+                    finish(futures[future], future.result())
+                    bar.advance()
+    return [result for result in results if result is not None]
+
+
+@contextmanager
+def _executor(workers: int, threads: bool) -> Iterator[Executor]:
+    if threads:
+        executor = ThreadPoolExecutor(workers)
+        try:
+            yield executor
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)  # after an error, begin no more shards
+        return
+    import loky  # processes that need no `if __name__ == "__main__"` in the user's script, and notice a dead worker
+
+    executor = loky.ProcessPoolExecutor(workers)
+    try:
+        yield executor
+        executor.shutdown(wait=True)
+    except BaseException:
+        executor.shutdown(wait=False, kill_workers=True)
+        raise

@@ -1,0 +1,175 @@
+"""Stage clean: mend and drop documents by the chosen steps, one after the other; what is dropped is kept beside."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from headwater.core import pool
+from headwater.core.config import Config
+from headwater.core.errors import EmptyResultError
+from headwater.core.stage import Counts, Inputs, Workspace
+from headwater.documents.classify import Language, model_file
+from headwater.documents.custom import PythonStep
+from headwater.documents.document import (
+    DROPPED_SCHEMA,
+    ShardFile,
+    Tally,
+    add_counts,
+    drop,
+    read_batches,
+    shards_in,
+    source_of,
+)
+from headwater.documents.features import Features
+from headwater.documents.filters import Code, FineWebQuality, GopherQuality, GopherRepetition, Length
+from headwater.documents.normalise import Normalise
+from headwater.documents.steps import CleaningStep, Rule, Verdict, judge
+
+Step = Annotated[
+    Normalise | Length | Language | GopherRepetition | GopherQuality | FineWebQuality | Code | PythonStep,
+    Field(discriminator="use"),
+]
+
+
+class Clean(Config):
+    """Which documents are kept, and how their text is mended."""
+
+    steps: tuple[Step, ...] = Field(min_length=1)
+    """What is done, in order. Each document is dropped by the first rule that it fails. Empty documents always are."""
+
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
+        """What the settings do not tell: the contents of the user's functions' files and of the language model.
+
+        Raises:
+            InputError: there is no such module.
+            MissingExtraError: there is no language model.
+        """
+        files = {step.call: step.file() for step in self.steps if isinstance(step, PythonStep)}
+        if any(isinstance(step, Language) for step in self.steps):
+            files["language"] = model_file()
+        return {name: hash_file(file) for name, file in files.items()}
+
+
+def clean(settings: Clean, inputs: Inputs, out: Workspace) -> Counts:
+    """Clean every shard of documents.
+
+    Raises:
+        EmptyResultError: there are no documents, or nothing is left of a source; names the rule that dropped most of it.
+        InputError: a function of the user's fails.
+    """
+    shards = shards_in(inputs["documents"] / "documents")
+    if not shards:
+        raise EmptyResultError("there are no documents", place="clean", hint="look at what the stage before dropped")
+    work = functools.partial(_clean_shard, settings.steps, out.folder)
+    counts = add_counts(pool.map(work, shards, out, label="clean", name=lambda shard: shard.stem, threads=True))
+    for source, of_source in counts["sources"].items():
+        if not of_source["documents_out"]:
+            raise _everything_dropped(source, of_source, out.folder / "dropped")
+    _tell_idle_steps(settings.steps, counts, out)
+    return counts
+
+
+def _clean_shard(steps: Sequence[CleaningStep], folder: Path, shard: Path) -> Counts:
+    """Clean one shard into a shard of kept and one of dropped documents, batch by batch."""
+    source = source_of(shard)
+    chosen = {index: step for index, step in enumerate(steps) if step.sources is None or source in step.sources}
+    tally = Tally(source)
+    changed = dict.fromkeys(map(str, range(len(steps))), 0)
+    kept_path, dropped_path = folder / "documents" / shard.name, folder / "dropped" / shard.name
+    with ShardFile(kept_path) as kept, ShardFile(dropped_path, DROPPED_SCHEMA) as dropped:
+        for rows in read_batches(shard):
+            tally.take(rows)
+            left, gone = _clean_batch(chosen, rows, tally, changed)
+            tally.keep(left)
+            kept.write(left)
+            for batch in gone:
+                tally.drop(batch)
+                dropped.write(batch)
+    return tally.counts() | {"changed_by_step": changed}
+
+
+def _clean_batch(
+    steps: Mapping[int, CleaningStep], rows: pa.RecordBatch, tally: Tally, changed: dict[str, int]
+) -> tuple[pa.RecordBatch, list[pa.RecordBatch]]:
+    """Take a batch through the steps: what is left of it, and what each step dropped.
+
+    `changed` counts for each step, by its index, the documents that it edited or dropped.
+    """
+    batch, gone = _apply("", _not_empty(Features(rows)), Features(rows))
+    for index, step in steps.items():
+        if not batch.wanted.any():
+            break
+        verdict = step(batch)
+        affected = ~verdict.keep
+        if verdict.edited is not None:
+            tally.edit(step.name, int((verdict.edited & batch.wanted).sum()))
+            affected = affected | verdict.edited
+        changed[str(index)] += int((affected & batch.wanted).sum())
+        batch, dropped = _apply(f"{step.name}.", verdict, batch)
+        gone += dropped
+        if "text" in verdict.columns:
+            batch, dropped = _apply("", _not_empty(batch), batch)
+            gone += dropped
+    return batch.rows.filter(pa.array(batch.wanted)), gone
+
+
+def _apply(prefix: str, verdict: Verdict, batch: Features) -> tuple[Features, list[pa.RecordBatch]]:
+    """Carry a verdict out: the batch as it goes on, and the documents that it drops."""
+    batch = batch.with_columns(verdict.columns)
+    dropped = np.flatnonzero(batch.wanted & ~verdict.keep)
+    if not len(dropped):
+        return batch, []
+    batch.wanted = batch.wanted & verdict.keep
+    places = pa.array(dropped)
+    names = pa.array([prefix + rule for rule in verdict.rules], pa.string())
+    rules = names.take(pa.array(verdict.failed[dropped]))
+    value = pa.array(verdict.values[dropped], from_pandas=True)
+    threshold = pa.array(verdict.thresholds[dropped], from_pandas=True)
+    detail = None if verdict.details is None else verdict.details.take(places)
+    return batch, [drop(batch.rows.take(places), "clean", rules, value, threshold, detail)]
+
+
+def _not_empty(batch: Features) -> Verdict:
+    """The rule that is always on: there is something in a document that is not white space."""
+    blank = pc.call_function("utf8_is_space", [batch.texts]).to_numpy(zero_copy_only=False)
+    blank |= pc.call_function("binary_length", [batch.texts]).to_numpy(zero_copy_only=False) == 0
+    return judge(len(blank), Rule("empty", np.zeros(len(blank)), blank, 1.0))
+
+
+def _everything_dropped(source: str, counts: dict[str, Any], folder: Path) -> EmptyResultError:
+    """Say which rule dropped most of a source, and by how far."""
+    rule, documents = max(counts["dropped"].items(), key=lambda item: item[1])
+    values, thresholds = [], set()
+    for shard in shards_in(folder):
+        if source_of(shard) == source:
+            for batch in read_batches(shard, ["rule", "value", "threshold"]):
+                of_rule = batch.filter(pc.call_function("equal", [batch.column("rule"), pa.scalar(rule)]))
+                values += [value for value in of_rule.column("value").to_pylist() if value is not None]
+                thresholds |= set(of_rule.column("threshold").to_pylist()) - {None}
+    problem = f"all {counts['documents_in']} documents of source '{source}' were dropped, {documents} of them by {rule}"
+    if values and thresholds:
+        allowed = " or ".join(f"{threshold:g}" for threshold in sorted(thresholds))
+        problem += f", which allows {allowed} where their median is {np.median(values):.3g}"
+    hint = f"change or remove that rule, or name in its `sources` the sources that it is for, without '{source}'"
+    return EmptyResultError(problem, place="clean.steps", hint=hint)
+
+
+def _tell_idle_steps(steps: Sequence[CleaningStep], counts: Counts, out: Workspace) -> None:
+    """Say which steps changed nothing: a threshold may be mistyped, or the step not be needed."""
+    for index, step in enumerate(steps):
+        tags = isinstance(step, Language) and step.keep is None and step.min_score == 0
+        if not counts["changed_by_step"][str(index)] and not tags:
+            out.note(f"clean.steps.{index} ({step.name}) dropped and edited nothing")
+        unknown = set(step.sources or ()) - counts["sources"].keys()
+        if unknown:
+            out.warn(
+                f"clean.steps.{index} ({step.name}) is for sources without documents: {', '.join(sorted(unknown))}"
+            )

@@ -1,0 +1,402 @@
+"""Sources made of files: plain text, JSON Lines, Parquet. What is malformed is counted and kept, never silently lost."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, model_validator
+
+from headwater.core.config import Config, nearest
+from headwater.core.errors import InputError
+from headwater.core.units import Count
+from headwater.documents.files import (
+    BLANK_LINE,
+    BLOCK_BYTES,
+    LINE_END,
+    FileSource,
+    Span,
+    line_blocks,
+    place_of_line,
+    spans,
+    unreadable,
+    whole,
+)
+from headwater.documents.source import Intake
+
+_FIELDS_KEPT = 1000  # names of fields that are remembered to suggest the nearest one
+
+
+class Text(FileSource):
+    """Plain text files in UTF-8."""
+
+    use: Literal["text"]
+    split: Literal["file", "blank_lines", "lines"] = "file"
+    """How a file is cut in documents: not at all, at blank lines, or at the end of each line."""
+    join_characters: Count | None = Field(default=None, ge=1)
+    """Join consecutive pieces of a file into documents of at most this many characters; a longer piece stands alone.
+    None leaves each piece a document. For `split: blank_lines` or `lines`."""
+
+    @model_validator(mode="after")
+    def _joins_pieces(self) -> Text:
+        if self.split == "file" and self.join_characters:
+            raise ValueError("join_characters joins pieces of a file; it needs split: blank_lines or split: lines")
+        return self
+
+    @classmethod
+    def suffixes(cls) -> tuple[str, ...]:
+        """Files of a folder that are text."""
+        return (".txt", ".text", ".md", ".rst")
+
+    def parts(self, part_bytes: int) -> Sequence[Any]:
+        """Stretches of files."""
+        return spans(self.files(), part_bytes, divisible=self.split != "file")
+
+    def read(self, part: tuple[Span, ...], intake: Intake) -> None:
+        """Cut and decode; a piece that is not UTF-8 is a bad record."""
+        for span in part:
+            pieces = self._decoded(span, intake)
+            if self.join_characters:
+                pieces = _joined(pieces, self.join_characters, "\n\n" if self.split == "blank_lines" else "\n")
+            for texts in _blocks(pieces):
+                intake.add(texts, url=span.path, licence=self.licence)
+
+    def _decoded(self, span: Span, intake: Intake) -> Iterator[str]:
+        boundary = BLANK_LINE if self.split == "blank_lines" else LINE_END
+        for line, piece in self._pieces(span, boundary, intake):
+            try:
+                yield piece.decode()
+            except UnicodeDecodeError as error:
+                place = place_of_line(span, line, boundary)
+                intake.reject("not_utf8", _shown(piece), url=span.path, place=place, problem=_not_utf8(error))
+
+    def _pieces(self, span: Span, boundary: re.Pattern[bytes], intake: Intake) -> Iterator[tuple[int, bytes]]:
+        """The pieces of a span, each with the number of its first line."""
+        if self.split == "file":
+            yield 1, whole(span.path)
+            return
+        lines = (line.rstrip(b"\r") for block in line_blocks(span, boundary, intake) for line in block)
+        numbered = enumerate(lines, start=1)
+        if self.split == "blank_lines":
+            yield from _paragraphs(numbered)
+        else:
+            yield from ((number, line) for number, line in numbered if not _is_blank(line))
+
+
+class Fields(Config):
+    """Which fields of a record hold what; fields that are not named here are left out."""
+
+    text: str = "text"
+    """The text."""
+    url: str | None = None
+    """Where the text is from. None: the path of the file."""
+    licence: str | None = None
+    """SPDX expression; where it is missing, the source's `licence` counts."""
+    date: str | None = None
+    """Date in ISO 8601."""
+    language: str | None = None
+    """Language as ISO 639-1 code."""
+    meta: tuple[str, ...] = ()
+    """Other fields to keep with the document."""
+
+    def others(self) -> dict[str, str]:
+        """Column of a document -> field, for the fields beside text and meta that are wanted."""
+        named = {"url": self.url, "licence": self.licence, "date": self.date, "language": self.language}
+        return {column: field for column, field in named.items() if field is not None}
+
+    def wanted(self) -> dict[str, str]:
+        """Field -> setting that names it, for all fields beside text."""
+        return {field: column for column, field in self.others().items()} | dict.fromkeys(self.meta, "meta")
+
+    def columns(self, values: dict[str, list[Any]], path: str, licence: str | None) -> dict[str, Any]:
+        """Columns for Intake.add from the values of `others`, and of `meta` as objects."""
+        columns: dict[str, Any] = {"url": path, "licence": licence}
+        for column, found in values.items():
+            default = {"url": path, "licence": licence}.get(column)
+            if column == "meta":
+                columns[column] = [orjson.dumps(value, default=str).decode() if value else None for value in found]
+            else:
+                columns[column] = [default if value is None else _as_text(value) for value in found]
+        return columns
+
+
+class JsonLines(FileSource):
+    """JSON Lines files: one JSON object on each line."""
+
+    use: Literal["jsonl"]
+    fields: Fields = Fields()
+    """Which fields hold what."""
+
+    @classmethod
+    def suffixes(cls) -> tuple[str, ...]:
+        """Files of a folder that are JSON Lines."""
+        return (".jsonl", ".ndjson", ".json")
+
+    def parts(self, part_bytes: int) -> Sequence[Any]:
+        """Stretches of files."""
+        return spans(self.files(), part_bytes, divisible=True)
+
+    def read(self, part: tuple[Span, ...], intake: Intake) -> None:
+        """Parse line by line; a line that is not JSON, or that holds no text, is a bad record."""
+        for span in part:
+            seen = 0
+            for lines in line_blocks(span, LINE_END, intake):
+                self._read_lines(lines, span, seen, intake)
+                seen += len(lines)
+
+    def check_fields(self, known: set[str], source: str) -> None:
+        """Make sure that each field that the settings name is in some record.
+
+        Args:
+            known: names of the fields that records have.
+            source: name of the source.
+
+        Raises:
+            InputError: no record has a field; names the nearest one.
+        """
+        for field, setting in self.fields.wanted().items():
+            if field not in known:
+                problem = f"no record has a field '{field}'{nearest(field, known)}"
+                hint = "name a field that the records have, or leave the setting out"
+                raise InputError(problem, place=f"read.sources.{source}.fields.{setting}", hint=hint)
+
+    def _read_lines(self, lines: list[bytes], span: Span, seen: int, intake: Intake) -> None:
+        field, others, meta = self.fields.text, self.fields.others(), self.fields.meta
+        missing = self.fields.wanted().keys() - intake.fields
+        texts: list[str] = []
+        values: dict[str, list[Any]] = {column: [] for column in others} | ({"meta": []} if meta else {})
+        loads = orjson.loads
+        for number, line in enumerate(lines, start=seen + 1):
+            try:
+                record = loads(line)
+            except orjson.JSONDecodeError as error:
+                if not _is_blank(line):
+                    self._reject_line(line, error, span, number, intake)
+                continue
+            if missing and type(record) is dict:
+                intake.fields |= record.keys() if len(intake.fields) < _FIELDS_KEPT else record.keys() & missing
+                missing -= record.keys()
+            text = record.get(field) if type(record) is dict else None
+            if type(text) is not str:
+                place = place_of_line(span, number, LINE_END)
+                intake.reject("no_text", line.decode(), url=span.path, place=place, problem=_no_text(record, field))
+                continue
+            texts.append(text)
+            for column, name in others.items():
+                values[column].append(record.get(name))
+            if meta:
+                values["meta"].append({name: record[name] for name in meta if name in record})
+        intake.add(texts, **self.fields.columns(values, span.path, self.licence))
+
+    def _reject_line(self, line: bytes, error: ValueError, span: Span, number: int, intake: Intake) -> None:
+        rule, problem = "malformed_json", str(error)
+        try:
+            line.decode()
+        except UnicodeDecodeError as undecodable:
+            rule, problem = "not_utf8", _not_utf8(undecodable)
+        place = place_of_line(span, number, LINE_END)
+        intake.reject(rule, _shown(line), url=span.path, place=place, problem=problem)
+
+
+class Parquet(FileSource):
+    """Parquet files with a column of text."""
+
+    use: Literal["parquet"]
+    columns: Fields = Fields()
+    """Which columns hold what."""
+
+    @classmethod
+    def suffixes(cls) -> tuple[str, ...]:
+        """Files of a folder that are Parquet."""
+        return (".parquet",)
+
+    def parts(self, part_bytes: int) -> Sequence[Any]:
+        """Row groups, gathered until they hold `part_bytes` of text."""
+        parts: list[list[Span]] = [[]]
+        room = part_bytes
+        for path in self.files():
+            with self._open(path) as file:
+                for group, size in enumerate(self._text_sizes(file)):
+                    if size > room and parts[-1]:
+                        parts.append([])
+                        room = part_bytes
+                    parts[-1].append(Span(path, group, group + 1))
+                    room -= size
+        return [tuple(part) for part in parts if part]
+
+    def read(self, part: tuple[Span, ...], intake: Intake) -> None:
+        """Read in batches of a few MB however large the row groups are; a row without text is a bad record."""
+        others, meta = self.columns.others(), self.columns.meta
+        names = list(dict.fromkeys([self.columns.text, *others.values(), *meta]))
+        for span in part:
+            with self._open(span.path) as file:
+                row = sum(file.metadata.row_group(group).num_rows for group in range(span.start))
+                size = self._text_sizes(file)[span.start]
+                rows = max(1, min(10_000, BLOCK_BYTES * file.metadata.row_group(span.start).num_rows // max(1, size)))
+                batches = file.iter_batches(rows, [span.start], names, use_threads=False)
+                for batch in _parquet_batches(batches, span.path, intake):
+                    self._read_batch(batch, span, row, intake)
+                    row += batch.num_rows
+
+    def _read_batch(self, batch: pa.RecordBatch, span: Span, row: int, intake: Intake) -> None:
+        texts = batch.column(self.columns.text)
+        bad = list(_bad_texts(texts))
+        for index, problem in bad:
+            place = f"{span.path}: row {row + index + 1}"
+            shown = texts[index].as_buffer().to_pybytes().decode(errors="replace") if texts[index].is_valid else ""
+            rule = "not_utf8" if texts[index].is_valid else "no_text"
+            intake.reject(rule, shown, url=span.path, place=place, problem=problem)
+        if bad:
+            batch = batch.take(pa.array(sorted(set(range(batch.num_rows)) - {index for index, _ in bad}), pa.int64()))
+        values: dict[str, list[Any]] = {
+            column: batch.column(name).to_pylist() for column, name in self.columns.others().items()
+        }
+        if self.columns.meta:
+            values["meta"] = batch.select(list(self.columns.meta)).to_pylist()
+        columns = self.columns.columns(values, span.path, self.licence)
+        intake.add(batch.column(self.columns.text).cast(pa.string()), **columns)
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        """Open a file and check that it has the columns wanted."""
+        try:
+            file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BLOCK_BYTES)
+        except OSError as error:
+            raise unreadable(path, error) from None
+        except pa.ArrowInvalid as error:
+            problem = f"is not a Parquet file, or only the beginning of one ({str(error).splitlines()[0]})"
+            raise InputError(problem, place=path, hint="download or write it again") from None
+        schema = file.schema_arrow
+        for name in [self.columns.text, *self.columns.others().values(), *self.columns.meta]:
+            if name not in schema.names:
+                problem = f"has no column '{name}'{nearest(name, schema.names)}"
+                raise InputError(problem, place=path, hint=f"its columns are {', '.join(schema.names)}")
+        kind = schema.field(self.columns.text).type
+        if not _is_text(kind):
+            text_columns = ", ".join(field.name for field in schema if _is_text(field.type)) or "none"
+            problem = f"column '{self.columns.text}' holds {kind}, not text"
+            raise InputError(problem, place=path, hint=f"set columns.text; columns that hold text: {text_columns}")
+        return file
+
+    def _text_sizes(self, file: pq.ParquetFile) -> list[int]:
+        """Size of the text in each row group [bytes, not compressed]."""
+        groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+        columns = [[group.column(index) for index in range(group.num_columns)] for group in groups]
+        name = self.columns.text
+        return [sum(c.total_uncompressed_size for c in group if c.path_in_schema == name) for group in columns]
+
+
+# --------------------------------------------------------------------------------------------------------- pieces
+
+
+def _is_blank(line: bytes) -> bool:
+    return not line or line.isspace()
+
+
+def _paragraphs(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Gather numbered lines into what stands between blank lines."""
+    first, paragraph = 0, []
+    for number, line in lines:
+        if not _is_blank(line):
+            first = first or number
+            paragraph.append(line)
+        elif paragraph:
+            yield first, b"\n".join(paragraph)
+            first, paragraph = 0, []
+    if paragraph:
+        yield first, b"\n".join(paragraph)
+
+
+def _joined(pieces: Iterable[str], most: int, separator: str) -> Iterator[str]:
+    r"""Join consecutive pieces as long as they stay within `most` characters.
+
+    >>> list(_joined(["one", "two", "three", "a long piece", "x"], 8, "\n"))
+    ['one\ntwo', 'three', 'a long piece', 'x']
+    """
+    group: list[str] = []
+    length = 0
+    for piece in pieces:
+        if group and length + len(separator) + len(piece) > most:
+            yield separator.join(group)
+            group, length = [], 0
+        length += len(piece) + (len(separator) if group else 0)
+        group.append(piece)
+    if group:
+        yield separator.join(group)
+
+
+def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Gather texts into lists of about a MB."""
+    block: list[str] = []
+    size = 0
+    for text in texts:
+        block.append(text)
+        size += len(text)
+        if size >= BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    yield block
+
+
+# ---------------------------------------------------------------------------------------------------- bad records
+
+
+def _shown(record: bytes) -> str:
+    """A bad record as text: undecodable bytes become U+FFFD."""
+    return record.decode(errors="replace")
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8 (byte {error.start}: {error.reason})"
+
+
+def _no_text(record: Any, field: str) -> str:
+    """Say why a JSON record holds no text."""
+    if not isinstance(record, dict):
+        return f"a JSON {type(record).__name__}, not an object"
+    if field in record:
+        return f"field '{field}' holds no text but {type(record[field]).__name__}"
+    return f"no field '{field}'{nearest(field, record)}"
+
+
+def _as_text(value: Any) -> str:
+    """A date in ISO 8601, anything else as it prints."""
+    return value.isoformat() if isinstance(value, datetime.date) else str(value)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _bad_texts(texts: pa.Array) -> Iterator[tuple[int, str]]:
+    """Rows of a text column that are null or not UTF-8, and what is wrong with them."""
+    for index in np.flatnonzero(texts.is_null().to_numpy(zero_copy_only=False)).tolist():
+        yield index, "the text is null"
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        for index, value in enumerate(texts.cast(pa.binary())):
+            try:
+                (value.as_py() or b"").decode()
+            except UnicodeDecodeError as error:
+                yield index, _not_utf8(error)
+
+
+def _parquet_batches(batches: Iterator[pa.RecordBatch], path: str, intake: Intake) -> Iterator[pa.RecordBatch]:
+    """Pass batches on, and say in one line where a damaged file ends."""
+    before = intake.seen
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pa.ArrowException) as error:
+            problem = f"cannot be read to its end ({str(error).splitlines()[0]})"
+            problem += f"; its first {intake.seen - before} documents could be read"
+            raise InputError(problem, place=path, hint="download or write it again") from None
+        if batch is None:
+            return
+        yield batch

@@ -1,0 +1,77 @@
+"""The step that brings text to one form."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import model_validator
+
+from headwater.documents.features import Features
+from headwater.documents.steps import CleaningStep, Verdict, judge
+
+
+class Normalise(CleaningStep):
+    """Edit text to one form: Unicode NFC, plain newlines, no control characters, no space at the ends of lines."""
+
+    use: Literal["normalise"]
+    unicode: Literal["NFC", "NFKC"] | None = "NFC"
+    """Unicode normalisation form: NFC joins letters with their marks; NFKC also unifies ligatures and full-width forms."""
+    newlines: bool = True
+    """Make every line end with \\n alone."""
+    control_characters: bool = True
+    """Remove control characters other than newline and tab, and byte order marks."""
+    trailing_space: bool = True
+    """Remove spaces and tabs at the ends of lines, and blank lines around the text."""
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Normalise:
+        self._need_one_of("unicode", "newlines", "control_characters", "trailing_space")
+        return self
+
+    def __call__(self, batch: Features) -> Verdict:
+        """Edit a batch of documents."""
+        texts = batch.texts.to_pylist()
+        edited = np.zeros(len(texts), np.bool_)
+        for index in self._suspicious(batch.texts):
+            text = self.edit(texts[index])
+            edited[index] = text != texts[index]
+            texts[index] = text
+        columns = {"text": pa.array(texts, pa.string())} if edited.any() else {}
+        return judge(len(texts), columns=columns, edited=edited)
+
+    def edit(self, text: str) -> str:
+        r"""Normalise one text.
+
+        >>> Normalise(use="normalise").edit("cafe\u0301 \r\nis\x00 open\n\n")
+        'café\nis open'
+        """
+        if self.newlines:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        if self.control_characters:
+            text = _CONTROL.sub("", text)
+        if self.unicode:
+            text = unicodedata.normalize(self.unicode, text)
+        if self.trailing_space:
+            lines = [line.rstrip(" \t") for line in text.split("\n")]
+            text = "\n".join(lines).strip("\n")
+        return text
+
+    def _suspicious(self, texts: pa.StringArray) -> list[int]:
+        """Documents that may need an edit: most do not, and finding them is 20 times as fast as editing."""
+        marks = [
+            (self.newlines, r"\r"),
+            (self.control_characters, r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
+            (self.trailing_space, r"[ \t]\n|[ \t\n]\z|\A[ \t]*\n"),
+        ]
+        pattern = "|".join(["[^\\x00-\\x7f]", *(mark for wanted, mark in marks if wanted)])
+        found = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(pattern))
+        return np.flatnonzero(found.to_numpy(zero_copy_only=False)).tolist()
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
+"""C0 and C1 control characters without tab, newline, carriage return and next line; byte order marks."""

@@ -1,0 +1,144 @@
+"""Stage read: documents from the sources of a recipe."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, StringConstraints
+
+from headwater.core import pool
+from headwater.core.config import Config
+from headwater.core.errors import EmptyResultError, InputError
+from headwater.core.stage import Counts, Inputs, Workspace
+from headwater.core.units import Bytes
+from headwater.documents.document import SHARD_BYTES, add_counts
+from headwater.documents.formats import JsonLines, Parquet, Text
+from headwater.documents.python_environment import PythonEnvironment
+from headwater.documents.source import Intake, TooManyBadRecordsError
+
+Source = Annotated[Text | JsonLines | Parquet | PythonEnvironment, Field(discriminator="use")]
+T = TypeVar("T")
+SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class Read(Config):
+    """Where documents come from."""
+
+    sources: dict[SourceName, Source] = Field(min_length=1)
+    """Each source by the name that the rest of the recipe calls it: small letters, digits, `-` and `_`."""
+    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
+    """Malformed records that a source may have, as a share of all; more of them stop the run."""
+    shard_bytes: Bytes = Field(default=SHARD_BYTES, ge=1)
+    """Most text in a shard [bytes]: the unit of parallel work and of resuming."""
+
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, Any]:
+        """What is in the sources, as far as the settings do not tell: hashes of files, versions of packages.
+
+        Raises:
+            InputError: a source cannot be read; names it.
+        """
+        return {name: _naming(name, lambda s=source: s.fingerprint(hash_file)) for name, source in self.sources.items()}
+
+    def input_bytes(self) -> int:
+        """Size of all sources as they lie on disk [bytes]."""
+        return sum(_naming(name, source.input_bytes) for name, source in self.sources.items())
+
+
+@dataclass(frozen=True)
+class Job:
+    """One part of one source."""
+
+    source: str
+    number: int
+    part: Any
+
+    @property
+    def name(self) -> str:
+        """Name of the part, the beginning of its shards' names."""
+        return f"{self.source}-{self.number:05d}"
+
+
+def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
+    """Read every source into shards of documents; bad records go to shards beside them.
+
+    Raises:
+        InputError: a file cannot be read, or too many records of a source are bad.
+        EmptyResultError: a source yields no document.
+    """
+    assert not inputs, "nothing comes before the stage read"
+    jobs = [
+        Job(name, number, part)
+        for name, source in sorted(settings.sources.items())
+        for number, part in enumerate(_naming(name, lambda s=source: s.parts(settings.shard_bytes)))
+    ]
+    work = functools.partial(_read_part, settings, out.folder / "parts")
+    results = pool.map(work, jobs, out, label="read", name=lambda job: job.name)
+    for source in sorted(settings.sources):
+        _judge(source, [result for job, result in zip(jobs, results, strict=True) if job.source == source], settings)
+    for kind in ("documents", "dropped"):
+        shards = {job.name: result["shards"][kind] for job, result in zip(jobs, results, strict=True)}
+        _number(shards, out.folder / "parts" / kind, out.folder / kind)
+    shutil.rmtree(out.folder / "parts", ignore_errors=True)
+    counts = add_counts(result["tally"] for result in results)
+    for name, of_source in counts["sources"].items():
+        of_source["input_bytes"] = settings.sources[name].input_bytes()
+    return counts
+
+
+def _read_part(settings: Read, folder: Path, job: Job) -> Counts:
+    """Read one part into shards of its own."""
+    source = settings.sources[job.source]
+    with Intake(job.source, folder, job.name, settings.shard_bytes, settings.max_bad_fraction) as intake:
+        try:
+            _naming(job.source, lambda: source.read(job.part, intake))
+        except TooManyBadRecordsError:
+            raise _too_many_bad(job.source, intake.bad, intake.seen, intake.places, settings) from None
+    return intake.counts()
+
+
+def _judge(source: str, results: list[Counts], settings: Read) -> None:
+    """Refuse a source with too many bad records, without documents, or without a field that its settings name."""
+    tally = add_counts(result["tally"] for result in results)
+    seen, bad = tally.get("documents_in", 0), sum(result["bad"] for result in results)
+    if bad > settings.max_bad_fraction * seen:
+        places = [place for result in results for place in result["places"]]
+        raise _too_many_bad(source, bad, seen, places, settings)
+    if not tally.get("documents_out"):
+        problem = f"yields no documents; {seen} records were read" + (", all of them empty" if seen else "")
+        raise EmptyResultError(problem, place=f"read.sources.{source}", hint="look into its files")
+    chosen = settings.sources[source]
+    if isinstance(chosen, JsonLines):
+        chosen.check_fields({field for result in results for field in result["fields"]}, source)
+
+
+def _too_many_bad(source: str, bad: int, seen: int, places: list[str], settings: Read) -> InputError:
+    share = f"{bad} of {seen} records are bad, more than max_bad_fraction {settings.max_bad_fraction:g} allows"
+    hint = "mend the files, check `use` and the names of fields, or raise read.max_bad_fraction"
+    return InputError(f"{share}; the first: {' | '.join(places[:3])}", place=f"read.sources.{source}", hint=hint)
+
+
+def _number(shards: Mapping[str, int], parts: Path, folder: Path) -> None:
+    """Move the shards of the parts to their final names, numbered through each source; goes on after a kill."""
+    numbers: dict[str, int] = {}
+    for name, count in shards.items():
+        source = name.rpartition("-")[0]
+        for shard in range(count):
+            number = numbers[source] = numbers.get(source, -1) + 1
+            staged = parts / f"{name}-{shard:05d}.parquet"
+            final = folder / f"{source}-{number:05d}.parquet"
+            final.parent.mkdir(exist_ok=True)
+            if staged.exists() or not final.exists():
+                staged.replace(final)
+
+
+def _naming(source: str, action: Callable[[], T]) -> T:
+    """Name the source in the errors of an action."""
+    try:
+        return action()
+    except InputError as error:
+        raise InputError(f"{error.problem} (source '{source}')", place=error.place, hint=error.hint) from None

@@ -1,0 +1,173 @@
+"""What every kind of source has in common: how it is cut in parts, and where the documents of a part go."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headwater.core.config import Config
+from headwater.documents.document import DROPPED_SCHEMA, ROW_GROUP_BYTES, Shards, Tally, documents_of, drop
+
+PLACES_KEPT = 3
+"""Bad records that an error message names."""
+MAX_RECORD_BYTES = 64 << 20
+"""Longest line, and largest file read as one document [bytes]: whatever is longer is not what the recipe takes it for,
+and would have to be held in memory whole."""
+_REJECTED_AT_ONCE = 64  # bad records that are written together
+_HOPELESS = 1000
+"""Bad records after which a part in which they are the majority is given up at once, not at the end of the source."""
+
+
+class SourceSettings(Config):
+    """Settings of one source of documents, and how it is read."""
+
+    @abstractmethod
+    def parts(self, part_bytes: int) -> Sequence[Any]:
+        """Cut the source in parts of about `part_bytes` that can be read alone, in a fixed order.
+
+        Raises:
+            InputError: a file is missing, unreadable or not of the form that the settings say.
+        """
+
+    @abstractmethod
+    def read(self, part: Any, intake: Intake) -> None:
+        """Read one part: give its documents and its bad records to `intake`.
+
+        Raises:
+            InputError: the part cannot be read to its end.
+        """
+
+    @abstractmethod
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> Any:
+        """What the settings do not tell about the source: JSON-able, other when its content is.
+
+        Raises:
+            InputError: a file is missing, unreadable or empty.
+        """
+
+    @abstractmethod
+    def input_bytes(self) -> int:
+        """Size of what will be read, as it lies on disk [bytes]: cheap, for planning."""
+
+
+class Intake:
+    """Takes what one part of a source yields: documents, and bad records with the reason; writes and counts both.
+
+    Attributes:
+        tally: the counts.
+        seen: records so far, good and bad.
+        bad: bad records so far.
+        places: where the first bad records are and what is wrong with them.
+        fields: names of fields that records have, as far as the source looks for them.
+    """
+
+    def __init__(self, source: str, folder: Path, name: str, shard_bytes: int, max_bad_fraction: float) -> None:
+        self.source = source
+        self.tally = Tally(source)
+        self.seen = self.bad = 0
+        self.places: list[str] = []
+        self.fields: set[str] = set()
+        self._rejected: list[tuple[str, str, str, str, float | None, float | None]] = []
+        self._max_bad_fraction = max_bad_fraction
+        self._documents = Shards(folder / "documents", name, shard_bytes=shard_bytes)
+        self._dropped = Shards(folder / "dropped", name, DROPPED_SCHEMA, shard_bytes)
+        self._stack = ExitStack()
+
+    def add(self, texts: Sequence[str] | pa.StringArray, **columns: Any) -> None:
+        """Take documents; those without a visible character are dropped by rule `empty`.
+
+        Args:
+            texts: the text of each document.
+            **columns: other columns of a document, one value for all or one for each.
+        """
+        if len(texts) == 0:
+            return
+        batch = documents_of(self.source, texts, **columns)
+        self.seen += batch.num_rows
+        self.tally.take(batch)
+        visible = pc.call_function("match_substring_regex", [batch.column("text")], pc.MatchSubstringOptions(r"\S"))
+        if visible.true_count < batch.num_rows:
+            empty = batch.filter(pc.call_function("invert", [visible]))
+            self._drop(drop(empty, "read", "empty", None, None))
+            batch = batch.filter(visible)
+        self.tally.keep(batch)
+        self._documents.write(batch)
+
+    def reject(
+        self,
+        rule: str,
+        text: str,
+        *,
+        url: str,
+        place: str,
+        problem: str,
+        value: float | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        """Take a bad record, which is kept beside the documents with what is wrong with it.
+
+        Args:
+            rule: the kind of badness, such as `malformed_json`.
+            text: the record as far as it can be shown.
+            url: where the record is from.
+            place: where a person finds it.
+            problem: what is wrong.
+            value: what the rule measured, if it measures.
+            threshold: what it allows.
+
+        Raises:
+            TooManyBadRecordsError: the source is not what the recipe takes it for.
+        """
+        self.seen += 1
+        self.bad += 1
+        self._rejected.append((rule, text, url, f"{place}: {problem}", value, threshold))
+        if len(self.places) < PLACES_KEPT:
+            self.places.append(f"{place}: {problem}")
+        if len(self._rejected) >= _REJECTED_AT_ONCE or len(text) >= ROW_GROUP_BYTES:
+            self._flush()
+        if self.bad >= _HOPELESS and self.bad > max(0.5, self._max_bad_fraction) * self.seen:
+            raise TooManyBadRecordsError
+
+    def counts(self) -> dict[str, Any]:
+        """What the part came to."""
+        return {
+            "tally": self.tally.counts(),
+            "bad": self.bad,
+            "places": self.places,
+            "fields": sorted(self.fields),
+            "shards": {"documents": self._documents.count, "dropped": self._dropped.count},
+        }
+
+    def _flush(self) -> None:
+        if self._rejected:
+            rules, texts, urls, details, values, thresholds = zip(*self._rejected, strict=True)
+            batch = documents_of(self.source, texts, url=urls)
+            self.tally.take(batch)
+            self._drop(drop(batch, "read", rules, values, thresholds, details))
+            self._rejected = []
+
+    def _drop(self, batch: pa.RecordBatch) -> None:
+        self.tally.drop(batch)
+        self._dropped.write(batch)
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._documents)
+        self._stack.enter_context(self._dropped)
+        self._stack.push(lambda kind, *_: None if kind else self._flush())  # runs first, while the shards are open
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+class TooManyBadRecordsError(Exception):
+    """A part is so bad that reading on is pointless; the door turns it into an InputError that names the first ones."""

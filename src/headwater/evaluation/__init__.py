@@ -1,0 +1,1 @@
+"""What did the model learn? Scores on held-out text, and generations."""

@@ -1,0 +1,39 @@
+"""Settings of the stage evaluate. No torch here."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from headwater.core.config import Config
+from headwater.core.units import Bytes, Tokens
+
+
+class Evaluate(Config):
+    """Score the model before and after training on held-out documents, and let both continue the same prompts."""
+
+    max_bytes: Bytes = Field(default=100_000, gt=0)
+    """How much held-out text of each source is scored; documents are drawn at random, the same in every run."""
+    max_document_bytes: Bytes = Field(default=32_768, gt=0)
+    """A document is scored up to here, so that a few long ones do not stand for the whole source."""
+    context_length: Tokens | None = Field(default=None, ge=2)
+    """How many tokens the model is shown at once when it is scored. By default all that it can attend to; set it to
+    the sequence length of training where that is shorter."""
+    overlap: float = Field(default=0.25, ge=0, lt=1)
+    """Share of the context that is shown again when a document is longer than it: every token but the first ones of a
+    document is then scored with at least that much before it. 0 is the fastest and gives the highest, worst score."""
+    prompts: tuple[str, ...] = ()
+    """Texts that the models continue. Blanks at the end are left off: in a tokenizer they belong to the next word."""
+    prompts_from: dict[str, int] = Field(default_factory=dict)
+    """For each source, how many prompts to take from the beginnings of its held-out documents."""
+    prompt_characters: int = Field(default=100, ge=1)
+    """Length of a prompt that is taken from a document; it ends with a whole word."""
+    max_new_tokens: Tokens = Field(default=120, gt=0)
+    """Length of a generation; it ends sooner where the model ends the document or its context is full."""
+    temperature: float = Field(default=0.8, ge=0)
+    """How freely to draw: 1 as the model says, less is safer, 0 always takes the likeliest token."""
+    top_k: int | None = Field(default=50, ge=1)
+    """Draw only among so many of the likeliest tokens; null means all."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw only among the likeliest tokens that together have this probability."""
+    seed: int = 0
+    """Which random numbers; prompt number n uses seed + n."""

@@ -1,0 +1,247 @@
+"""The stage evaluate: what the model knew before training and after, on the same documents and from the same prompts."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import zstandard
+
+from headwater.core.config import nearest
+from headwater.core.errors import InputError, MismatchError
+from headwater.core.hardware import Machine, tensor_device
+from headwater.core.stage import Counts, Inputs, Workspace
+from headwater.core.store import write_json
+from headwater.evaluation.config import Evaluate
+from headwater.evaluation.generate import generate
+from headwater.evaluation.score import Score, bits_per_byte, document_losses, total
+from headwater.model.checkpoint import load_model
+from headwater.model.transformer import Transformer
+from headwater.tokens.codec import Codec
+from headwater.tokens.loader import held_out_order
+from headwater.tokens.shards import HELD_OUT, TokenFolder, TokenSource
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda data: gzip.compress(data, 9),
+    "xz": lambda data: lzma.compress(data, preset=9 | lzma.PRESET_EXTREME),
+    "zstd": lambda data: zstandard.compress(data, 22),
+}
+"""General compressors at their strongest, as a baseline: each sees a source's scored text as one file."""
+MODELS = {"untrained": "start", "trained": "checkpoint"}
+"""Name in the results -> role of the input that holds the checkpoint."""
+
+
+class Sample(NamedTuple):
+    """The held-out documents of a source that are scored."""
+
+    texts: list[str]
+    documents: list[np.ndarray]
+    """Their tokens, separator first."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are predicted."""
+        return sum(len(document) - 1 for document in self.documents)
+
+
+class Prompt(NamedTuple):
+    """A text to continue."""
+
+    text: str
+    source: str | None = None
+    """Where it comes from; None: the recipe."""
+    reference: str | None = None
+    """How the document really goes on."""
+
+
+def evaluate(settings: Evaluate, inputs: Inputs, out: Workspace) -> Counts:
+    """Score and sample the model before and after training; writes `scores.json` and `generations.json`.
+
+    Raises:
+        MismatchError: tokens, tokenizer and model do not belong together, or a source does not fit.
+        InputError: a checkpoint has weights that are not finite.
+    """
+    torch.set_num_threads(out.machine.processor_threads)
+    codec = Codec(inputs["tokenizer"] / "tokenizer")
+    folder = TokenFolder(inputs["tokens"])
+    folder.check_tokenizer(codec.folder)
+    samples = {
+        name: sample for name in folder.sources if (sample := _sample(folder.source(name, HELD_OUT), settings, codec))
+    }
+    for name in folder.sources:
+        if name not in samples:
+            out.warn(f"source '{name}' has no held-out documents, so it has no score")
+    prompts = list(_prompts(settings, samples, folder.sources))
+    scores: dict[str, dict[str, Score]] = {}
+    written: dict[str, list[str]] = {}
+    seconds = 0.0
+    for name, role in MODELS.items():
+        model = _open(inputs[role] / "checkpoint", codec, out.machine)
+        written[name] = [_continue(model, codec, prompt.text, settings, n, out) for n, prompt in enumerate(prompts)]
+        begun = time.perf_counter()
+        scores[name] = _scores(model, samples, settings, out, name)
+        seconds += time.perf_counter() - begun
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    if samples:
+        results = {
+            name: {source: asdict(score) for source, score in of.items()} for name, of in reversed(scores.items())
+        }
+        results |= {name: _compressed(samples, compress) for name, compress in COMPRESSORS.items()}
+    write_json(out.folder / "scores.json", {"bits_per_byte": results})
+    write_json(out.folder / "generations.json", _generations(settings, prompts, written))
+    predicted = len(MODELS) * sum(sample.tokens for sample in samples.values())
+    return {
+        "bits_per_byte": {name: of["total"]["value"] for name, of in results.items()},
+        "documents": sum(len(sample.texts) for sample in samples.values()),
+        "tokens": predicted,
+        "tokens_per_second": predicted / seconds if predicted else None,
+        "generations": len(prompts),
+    }
+
+
+def _sample(source: TokenSource, settings: Evaluate, codec: Codec) -> Sample | None:
+    """Draw documents of a source, as many as fit in `max_bytes` but at least one; None when there are none."""
+    texts: list[str] = []
+    documents: list[np.ndarray] = []
+    size = 0
+    for index in held_out_order(source).tolist():
+        tokens = source.document(index)
+        whole = codec.decode(tokens[1:])
+        data = whole.encode()[: min(settings.max_document_bytes, settings.max_bytes)]
+        text = data.decode(errors="ignore")
+        if size + len(data) > settings.max_bytes:
+            break
+        if text:
+            texts.append(text)
+            documents.append(tokens if text == whole else np.concatenate([tokens[:1], codec.encode([text])[0]]))
+            size += len(data)
+    return Sample(texts, documents) if texts else None
+
+
+def _open(folder: Path, codec: Codec, machine: Machine) -> Transformer:
+    """Load a checkpoint and make sure that it can be used with the tokenizer.
+
+    Raises:
+        MismatchError: it has fewer tokens than the tokenizer.
+        InputError: some of its weights are not finite.
+    """
+    model, _ = load_model(folder, tensor_device(machine))
+    if model.config.vocab_size < codec.vocab_size:
+        problem = f"the model knows {model.config.vocab_size:,} tokens, the tokenizer has {codec.vocab_size:,}"
+        raise MismatchError(problem, place=str(folder), hint="initialize the model with this tokenizer")
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            hint = "take an earlier checkpoint, and look for where the training loss stopped being a number"
+            raise InputError(f"holds weights that are not finite numbers (in {name})", place=str(folder), hint=hint)
+    return model.eval()
+
+
+def _scores(
+    model: Transformer, samples: dict[str, Sample], settings: Evaluate, out: Workspace, name: str
+) -> dict[str, Score]:
+    """Bits per byte of each source and in total."""
+    scores: dict[str, Score] = {}
+    with out.progress(f"scoring the {name} model", sum(sample.tokens for sample in samples.values()), "tokens") as bar:
+        for source, sample in samples.items():
+            losses = document_losses(
+                model,
+                sample.documents,
+                context_length=settings.context_length,
+                overlap=settings.overlap,
+                advance=bar.advance,
+            )
+            sizes = np.array([len(text.encode()) for text in sample.texts])
+            scores[source] = bits_per_byte(losses, sizes, sample.tokens)
+    return scores | {"total": total(scores)} if scores else {}
+
+
+def _compressed(samples: dict[str, Sample], compress: Callable[[bytes], bytes]) -> dict[str, dict[str, Any]]:
+    """Bits per byte of a general compressor on the same text."""
+    sizes = {name: _sizes("".join(sample.texts).encode(), compress) for name, sample in samples.items()}
+    sizes["total"] = tuple(np.sum(list(sizes.values()), axis=0).tolist())
+    return {name: {"value": 8 * after / before, "bytes": before} for name, (before, after) in sizes.items()}
+
+
+def _sizes(data: bytes, compress: Callable[[bytes], bytes]) -> tuple[int, int]:
+    return len(data), len(compress(data))
+
+
+def _prompts(settings: Evaluate, samples: dict[str, Sample], sources: Sequence[str]) -> Iterator[Prompt]:
+    """The prompts of the recipe, then those from held-out documents.
+
+    Raises:
+        MismatchError: a source is not known, or has too few documents that are long enough.
+    """
+    yield from (Prompt(text.rstrip(" ")) for text in settings.prompts)
+    for name, wanted in settings.prompts_from.items():
+        if name not in sources:
+            problem = f"'{name}' is not a source{nearest(name, sources)}"
+            raise MismatchError(
+                problem, place="evaluate.prompts_from", hint="use the names of the sources in the recipe"
+            )
+        texts = samples[name].texts if name in samples else []
+        fitting = [text for text in texts if len(text) >= 2 * settings.prompt_characters]
+        if len(fitting) < wanted:
+            problem = f"'{name}' has {len(fitting)} scored documents of twice {settings.prompt_characters} characters, not {wanted}"
+            hint = f"ask for {len(fitting)}, or hold out or score more documents"
+            raise MismatchError(problem, place=f"evaluate.prompts_from.{name}", hint=hint)
+        for text in fitting[:wanted]:
+            cut = text[: settings.prompt_characters]
+            prompt = cut[: len(cut) - len(cut.split()[-1])].rstrip() if len(cut.split()) > 1 else cut
+            yield Prompt(prompt, name, text[len(prompt) : len(prompt) + 4 * settings.max_new_tokens])
+
+
+def _continue(model: Transformer, codec: Codec, prompt: str, settings: Evaluate, number: int, out: Workspace) -> str:
+    """What a model writes after a prompt, without the prompt.
+
+    Of a prompt that is longer than the context, the model sees the end: as much as leaves room for what it writes, but
+    at least half a context.
+    """
+    (ids,) = codec.encode([prompt])
+    tokens = [codec.separator_id, *ids.tolist()]
+    context = model.config.context_length
+    if len(tokens) >= context:
+        kept = max(context - settings.max_new_tokens, context // 2)
+        warning = (
+            f"prompt {number + 1} has {len(tokens):,} tokens, too many for a context of {context:,}: "
+            f"the models see its last {kept:,}"
+        )
+        if warning not in out.warnings:  # once, not for each model
+            out.warn(warning)
+        tokens = tokens[-kept:]
+    written = generate(
+        model,
+        tokens,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        seed=settings.seed + number,
+        stop=codec.separator_id,
+        vocab_size=codec.vocab_size,
+    )
+    return codec.decode([*ids, *written])[len(codec.decode(ids)) :]
+
+
+def _generations(settings: Evaluate, prompts: list[Prompt], written: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """One object per prompt: how it was continued, by whom, and with what settings."""
+    return [
+        {
+            "prompt": prompt.text,
+            "source": prompt.source,
+            "reference": prompt.reference,
+            "seed": settings.seed + number,
+            "temperature": settings.temperature,
+            "top_k": settings.top_k,
+            "top_p": settings.top_p,
+            **{name: texts[number] for name, texts in written.items()},
+        }
+        for number, prompt in enumerate(prompts)
+    ]

@@ -1,0 +1,339 @@
+"""THE FLOW: a recipe's sections become stages, each stage a finished folder, the whole a model with its evidence.
+
+read -> clean -> dedup -> split -+-> tokenizer -+-> initialize -+-> train -> evaluate -> export -> report
++-> encode <---+---------------+
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headwater.advice.estimate import Estimate, estimate
+from headwater.core.config import Config
+from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
+from headwater.core.hardware import free_disk_bytes, share_processor
+from headwater.core.log import logger
+from headwater.core.stage import Stage, Step, Store, door, perform, stage_named
+from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
+from headwater.core.units import format_bytes, format_seconds
+from headwater.model.config import Export
+from headwater.recipe import Recipe
+from headwater.report import Report
+
+DOCUMENTS = ("split", "dedup", "clean", "read")
+"""Who hands on documents: the last of these that is in the recipe."""
+
+FLOW = (
+    Stage("read", "headwater.documents.read:read", {}),
+    Stage("clean", "headwater.documents.clean:clean", {"documents": ("read",)}),
+    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[2:]}),
+    Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
+    Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
+    Stage("encode", "headwater.tokens.encode:encode", {"documents": DOCUMENTS, "tokenizer": ("tokenizer",)}),
+    Stage("initialize", "headwater.model.initialize:initialize", {"tokenizer": ("tokenizer",)}),
+    Stage("train", "headwater.training.train:train", {"tokens": ("encode",), "checkpoint": ("initialize",)}),
+    Stage(
+        "evaluate",
+        "headwater.evaluation.evaluate:evaluate",
+        {"tokens": ("encode",), "tokenizer": ("tokenizer",), "start": ("initialize",), "checkpoint": ("train",)},
+    ),
+    Stage("export", "headwater.model.hf:export", {"tokenizer": ("tokenizer",), "checkpoint": ("train", "initialize")}),
+)
+"""Every stage but the report, in the order of the flow."""
+
+CONVERT = "headwater.model.hf:convert"
+
+REPORT = Stage("report", "headwater.report:report", {stage.name: (stage.name,) for stage in FLOW})
+"""The report reads whatever has been done."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe will do: its stages in order, which of them must run and why, and what that takes."""
+
+    recipe: Recipe
+    steps: tuple[Step, ...]
+    estimates: tuple[Estimate, ...]
+    store: Path
+
+    @property
+    def waiting(self) -> tuple[Step, ...]:
+        """The stages that must run."""
+        return tuple(step for step in self.steps if not step.finished)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per stage, for a table or as JSON."""
+        return [
+            {
+                "stage": step.name,
+                "state": "done" if step.finished else "run",
+                "reason": step.reason,
+                "seconds": cost.seconds,
+                "disk_bytes": cost.disk_bytes,
+                "basis": cost.basis,
+                "folder": str(step.folder),
+            }
+            for step, cost in zip(self.steps, self.estimates, strict=True)
+        ]
+
+    def __str__(self) -> str:
+        """The plan as a table with its sums."""
+        table = [("stage", "state", "time", "disk", "basis", "why")]
+        for row in self.rows():
+            time, disk = format_seconds(row["seconds"]), format_bytes(row["disk_bytes"])
+            why = row["folder"] if row["state"] == "done" else row["reason"]
+            table.append((row["stage"], row["state"], time, disk, row["basis"], why))
+        widths = [max(len(row[column]) for row in table) for column in range(5)]
+        right = (False, False, True, True, False)
+        lines = [
+            "  ".join(
+                [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=False)]
+                + [row[5]]
+            )
+            for row in table
+        ]
+        return "\n".join([*lines, "", self.summary()])
+
+    def summary(self) -> str:
+        """The plan in a sentence."""
+        if not self.waiting:
+            return f"{self.recipe.name}: every stage is done; nothing runs."
+        to_do = [cost for step, cost in zip(self.steps, self.estimates, strict=True) if not step.finished]
+        seconds, disk = sum(cost.seconds for cost in to_do), sum(cost.disk_bytes for cost in to_do)
+        return (
+            f"{self.recipe.name}: {len(to_do)} of {len(self.steps)} stages run, about {format_seconds(seconds)} and "
+            f"{format_bytes(disk)} of disk ({format_bytes(free_disk_bytes(self.store))} free)."
+        )
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where a run's results are."""
+
+    name: str
+    folder: Path
+    """Folder of links: report, summary, model, and the folder of each stage."""
+    stages: Mapping[str, Path]
+    ran: tuple[str, ...]
+    """Names of the stages that had to run."""
+
+    @property
+    def report(self) -> Path | None:
+        """The HTML report, if the recipe asks for one."""
+        return self._existing("report.html")
+
+    @property
+    def model(self) -> Path | None:
+        """The Hugging Face folder of the model, if the recipe asks for one."""
+        return self._existing("model")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The numbers of summary.json; empty without a report."""
+        path = self._existing("summary.json")
+        return read_json(path) if path else {}
+
+    def _existing(self, name: str) -> Path | None:
+        return self.folder / name if (self.folder / name).exists() else None
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages that a recipe asks for, in order.
+
+    Raises:
+        RecipeError: a stage lacks another that it needs.
+    """
+    present = tuple(stage for stage in (*FLOW, REPORT) if getattr(recipe, stage.name) is not None)
+    names = {stage.name for stage in present}
+    problems = [
+        f"{recipe.name}: {stage.name}: needs {' or '.join(sources)}; add a section '{sources[0]}:'"
+        for stage in present
+        if stage is not REPORT
+        for sources in stage.inputs.values()
+        if not names.intersection(sources)
+    ]
+    if problems:
+        raise RecipeError(
+            "sections are missing", place=recipe.name, hint="an absent section is an absent stage", problems=problems
+        )
+    return present
+
+
+def settings_of(recipe: Recipe, stage: Stage) -> Config:
+    """A stage's settings; the report's title is the recipe's name unless it has one of its own."""
+    if stage is not REPORT:
+        return getattr(recipe, stage.name)
+    report = recipe.report or Report()
+    return report.model_copy(update={"title": report.title or recipe.name, "about": report.about or recipe.about})
+
+
+def plan(recipe: Recipe, until: str | None = None) -> Plan:
+    """Say which stages of a recipe must run, why, how long they take and how much disk; nothing is changed.
+
+    Args:
+        recipe: what to do.
+        until: name of the last stage to consider.
+
+    Raises:
+        HeadwaterError: a section or an input is missing, or a finished result was changed by hand.
+    """
+    stages = stages_of(recipe)
+    if until is not None:
+        stages = stages[: stages.index(stage_named(stages, until)) + 1]
+    folder = Path(recipe.machine.store)
+    store = Store(folder, _last_run(recipe))
+    hashes = HashMemory(folder / ".hashes.json")
+    steps: dict[str, Step] = {}
+    for stage in stages:
+        inputs = {role: steps[name] for role, name in _sources(stage, steps).items()}
+        steps[stage.name] = store.plan(stage, settings_of(recipe, stage), inputs, hashes)
+    if folder.is_dir():
+        hashes.save()
+    return Plan(recipe, tuple(steps.values()), tuple(estimate(list(steps.values()), folder)), folder)
+
+
+def run(recipe: Recipe, until: str | None = None) -> Results:
+    """Run what a recipe still needs, and link its results in `runs/<name>/`.
+
+    Raises:
+        HeadwaterError: what the user can solve; finished stages stay finished, and the next run goes on from there.
+    """
+    planned = plan(recipe, until)
+    check_disk(planned)
+    share_processor()
+    logger.info("%s", planned.summary())
+    ran = []
+    for step in planned.steps:
+        if not step.finished:
+            logger.info("%s: %s", step.name, step.reason)
+            manifest = perform(step, recipe.machine)
+            logger.info("  done in %s", format_seconds(manifest["seconds"]))
+            ran.append(step.name)
+        _remember(recipe, step)
+    return Results(
+        recipe.name,
+        link(recipe, plan(recipe).steps if until else planned.steps),
+        {step.name: step.folder for step in planned.steps},
+        tuple(ran),
+    )
+
+
+def report_so_far(recipe: Recipe) -> Results:
+    """Make a report of the stages that are finished, even when later ones are not.
+
+    Raises:
+        StoreError: nothing is finished yet.
+    """
+    finished = [step for step in plan(recipe).steps if step.finished and step.name != REPORT.name]
+    if not finished:
+        raise StoreError("no stage is finished yet", place=recipe.name, hint="headwater run first")
+    store = Store(Path(recipe.machine.store), _last_run(recipe))
+    hashes = HashMemory(store.folder / ".hashes.json")
+    step = store.plan(REPORT, settings_of(recipe, REPORT), {step.name: step for step in finished}, hashes)
+    perform(step, recipe.machine, anew=True)  # with today's prices and page
+    steps = (*finished, step)
+    return Results(recipe.name, link(recipe, steps), {step.name: step.folder for step in steps}, (REPORT.name,))
+
+
+def export_to(recipe: Recipe, folder: Path, step: int | None = None) -> Path:
+    """Write a model of a recipe that has been trained as a Hugging Face folder elsewhere; returns the folder.
+
+    Args:
+        recipe: whose model.
+        folder: where; must not exist.
+        step: training step of the checkpoint; by default the final one.
+
+    Raises:
+        StoreError: the model is not trained yet, or the folder exists.
+        InputError: there is no checkpoint of this step; names those there are.
+    """
+    steps = {planned.name: planned for planned in plan(recipe).steps}
+    trained = steps.get("train")
+    if trained is None or not trained.finished:
+        raise StoreError("the model is not trained yet", place=recipe.name, hint=f"headwater run {recipe.name}")
+    source = trained.folder / "checkpoint"
+    if step is not None:
+        found = {int(path.name.partition("-")[2]): path for path in (trained.folder / "checkpoints").glob("step-*")}
+        found[trained.manifest()["counts"]["steps"]] = source
+        if step not in found:
+            known = ", ".join(map(str, sorted(found)))
+            raise InputError(f"has no checkpoint of step {step}", place=recipe.name, hint=f"there are: {known}")
+        source = found[step]
+    settings = recipe.export or Export()
+    door(CONVERT)(source, steps["tokenizer"].folder / "tokenizer", folder, settings.dtype)
+    return folder
+
+
+def check_disk(planned: Plan) -> None:
+    """Refuse to begin what cannot fit on the disk.
+
+    Raises:
+        StoreError: the estimate exceeds the free space.
+    """
+    needed = sum(
+        cost.disk_bytes for step, cost in zip(planned.steps, planned.estimates, strict=True) if not step.finished
+    )
+    free = free_disk_bytes(planned.store)
+    if needed > free:
+        problem = f"the disk is too full: about {format_bytes(needed)} are needed and {format_bytes(free)} are free"
+        raise StoreError(
+            problem, place=str(planned.store), hint="free some space, or set machine.store to another disk"
+        )
+
+
+def link(recipe: Recipe, steps: Sequence[Step]) -> Path:
+    """Make `runs/<name>/` point at the finished stages of `steps`, and at nothing older."""
+    folder = Path(recipe.machine.runs) / recipe.name
+    finished = {step.name: step.folder for step in steps if (step.folder / "manifest.json").is_file()}
+    links = {f"stages/{name}": target for name, target in finished.items()}
+    for stage, names in (("report", ("report.html", "report.md", "summary.json")), ("export", ("model",))):
+        links |= {name: finished[stage] / name for name in names if stage in finished}
+    try:
+        (folder / "stages").mkdir(parents=True, exist_ok=True)
+        for old in [*folder.iterdir(), *(folder / "stages").iterdir()]:
+            if old.is_symlink() and str(old.relative_to(folder)) not in links:
+                old.unlink()
+        for name, target in links.items():
+            _link(folder / name, target)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    return folder
+
+
+def _link(path: Path, target: Path) -> None:
+    relative = os.path.relpath(target, path.parent)
+    if path.is_symlink() and str(path.readlink()) == relative:
+        return
+    if path.is_dir() and not path.is_symlink():
+        raise StoreError("is a folder, not a link of Headwater's", place=str(path), hint="move it away")
+    with atomic_path(path) as temporary:
+        try:
+            temporary.symlink_to(relative, target_is_directory=target.is_dir())
+        except OSError:  # a file system without symbolic links
+            shutil.copytree(target, temporary) if target.is_dir() else shutil.copy2(target, temporary)
+
+
+def _sources(stage: Stage, steps: Mapping[str, Step]) -> dict[str, str]:
+    """Role -> the stage that fills it: the first candidate that is in the recipe."""
+    found = {role: [name for name in names if name in steps] for role, names in stage.inputs.items()}
+    return {role: names[0] for role, names in found.items() if names}
+
+
+def _last_run(recipe: Recipe) -> dict[str, str]:
+    path = Path(recipe.machine.runs) / recipe.name / "stages.json"
+    try:
+        return read_json(path) if path.is_file() else {}
+    except HeadwaterError:
+        return {}  # only used to say what changed
+
+
+def _remember(recipe: Recipe, step: Step) -> None:
+    path = Path(recipe.machine.runs) / recipe.name / "stages.json"
+    last = _last_run(recipe)
+    if last.get(step.name) != step.folder.name:
+        write_json(path, {**last, step.name: step.folder.name})

@@ -1,0 +1,1 @@
+"""Models: their shape, their weights, and how they are kept and exchanged."""

@@ -1,0 +1,205 @@
+"""A checkpoint folder: the weights of a model, its shape, and what training needs to go on exactly.
+
+    model.json               shape, step, notes, and the SHA-256 of every other file
+    weights.safetensors      fp32 weights under the names of `Transformer`
+    training.safetensors     optimizer moments and random-number states     (only where training can be resumed)
+    state.json               all else that training keeps                   (only where training can be resumed)
+
+A checkpoint appears whole or not at all, and is verified when it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from headwater.core.errors import HeadwaterError, StoreError
+from headwater.core.store import atomic_folder, hash_file, read_json, write_json
+from headwater.model.config import ModelConfig
+from headwater.model.transformer import Transformer
+
+SCHEMA = 1
+WEIGHTS, TRAINING, STATE = "weights.safetensors", "training.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What model.json says of a checkpoint."""
+
+    folder: Path
+    config: ModelConfig
+    step: int
+    """Optimizer updates that these weights have seen."""
+    notes: Mapping[str, Any]
+    """What whoever made the weights wrote down, such as the initial loss to expect."""
+    files: Mapping[str, str]
+    """File name -> SHA-256."""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether training can go on from here exactly."""
+        return TRAINING in self.files
+
+
+def save(
+    folder: Path,
+    model: Transformer,
+    step: int,
+    notes: Mapping[str, Any] | None = None,
+    training_tensors: Mapping[str, Tensor] | None = None,
+    training_state: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint folder, whole or not at all; what stood at `folder` is replaced.
+
+    Args:
+        folder: where; its parent is made if need be.
+        model: the weights and their shape.
+        step: optimizer updates so far.
+        notes: JSON-able facts about the weights.
+        training_tensors: optimizer moments and random-number states, to resume.
+        training_state: JSON-able state, to resume.
+
+    Raises:
+        StoreError: the disk is full or not writable; an older checkpoint is untouched.
+    """
+    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    try:
+        with atomic_folder(folder) as temporary:
+            _save_tensors(weights, temporary / WEIGHTS)
+            if training_tensors is not None:
+                _save_tensors(
+                    {name: t.contiguous().cpu() for name, t in training_tensors.items()}, temporary / TRAINING
+                )
+                write_json(temporary / STATE, dict(training_state or {}))
+            facts = {
+                "schema": SCHEMA,
+                "step": step,
+                "model": model.config.model_dump(mode="json"),
+                "notes": dict(notes or {}),
+                "files": {path.name: hash_file(path) for path in sorted(temporary.iterdir())},
+            }
+            write_json(temporary / "model.json", facts)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_info(folder: Path, verify: bool = True) -> CheckpointInfo:
+    """Read what a checkpoint is, and make sure that its files are what was written.
+
+    Raises:
+        StoreError: a file is missing or was changed; names it.
+    """
+    facts = read_json(folder / "model.json")
+    place = str(folder / "model.json")
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        raise StoreError("is not a checkpoint that this version reads", place=place, hint="check the path")
+    try:
+        config = ModelConfig.model_validate(facts["model"])
+        info = CheckpointInfo(folder, config, int(facts["step"]), facts["notes"], facts["files"])
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        problem = f"is damaged ({str(error).splitlines()[0]})"
+        raise StoreError(problem, place=place, hint="use another checkpoint") from None
+    for name, expected in info.files.items() if verify else ():
+        path = folder / name
+        if not path.is_file():
+            raise StoreError("is missing from its checkpoint", place=str(path), hint="use another checkpoint")
+        if hash_file(path) != expected:
+            problem = "was changed or damaged after it was written (hash mismatch)"
+            raise StoreError(problem, place=str(path), hint="use another checkpoint")
+    return info
+
+
+def load_model(
+    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Transformer, CheckpointInfo]:
+    """Load and verify a model.
+
+    Raises:
+        StoreError: a file is missing, was changed, or does not hold the tensors of this shape; names it.
+    """
+    info = read_info(folder)
+    with torch.device("meta"):
+        model = Transformer(info.config)
+    weights = load_file(folder / WEIGHTS)
+    _check_tensors(model, weights, folder / WEIGHTS)
+    model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
+    model.reset_buffers(device)
+    return model, info
+
+
+def load_training(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Load what training needs to go on: tensors and JSON state, as given to `save`. Verify with `read_info` first."""
+    return load_file(folder / TRAINING), read_json(folder / STATE)
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """The folder of the checkpoint after `step` steps."""
+    return checkpoints / f"step-{step:06d}"
+
+
+def saved_steps(checkpoints: Path) -> list[Path]:
+    """The checkpoint folders inside `checkpoints`, oldest first."""
+    found = [path for path in checkpoints.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Clear what a kill during a save left in `folder`; a checkpoint that was about to be replaced comes back."""
+    for path in folder.glob(".*.old"):
+        target = folder / path.name[1:].removesuffix(".old")
+        shutil.rmtree(path) if target.exists() else path.rename(target)
+    for path in folder.glob(".*.writing"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def newest(checkpoints: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest intact checkpoint to resume from; a damaged one is passed over with a warning.
+
+    Args:
+        checkpoints: folder of `step-000020` folders.
+        warn: told about each damaged checkpoint.
+    """
+    for folder in reversed(saved_steps(checkpoints)):
+        try:
+            if read_info(folder).resumable:
+                return folder
+        except HeadwaterError as error:
+            warn(f"{error.place}: {error.problem}; going back to the checkpoint before")
+    return None
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:  # carries the system's error only as text
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def _check_tensors(model: Transformer, weights: Mapping[str, Tensor], path: Path) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            problem = f"tensor {name} is {found.get(name, 'missing')}, expected {expected.get(name, 'none')}"
+            raise StoreError(problem, place=str(path), hint="use another checkpoint")

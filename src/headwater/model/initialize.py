@@ -1,0 +1,100 @@
+"""How weights begin: random, from a Hugging Face folder, or from a checkpoint. The door of the stage initialize."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from headwater.core.errors import HeadwaterError, InputError
+from headwater.core.stage import Counts, Inputs, Workspace
+from headwater.core.units import format_bytes, format_count
+from headwater.model import checkpoint, hf
+from headwater.model.config import CheckpointWeights, HuggingFaceWeights, Initialize, ModelConfig, RandomWeights
+from headwater.model.transformer import Transformer
+
+
+def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
+    """Make the weights that training begins with, and write them as `checkpoint/`.
+
+    Raises:
+        InputError: a folder of weights cannot be read.
+        MismatchError: the weights do not fit the tokenizer, or are of an unknown architecture.
+    """
+    tokenizer = inputs["tokenizer"] / "tokenizer"
+    notes: dict[str, Any] = {"initialized": settings.use, "step_in_source": 0, "expected_initial_loss": None}
+    match settings:
+        case RandomWeights():
+            config = ModelConfig(vocab_size=hf.vocabulary_size(tokenizer), **settings.model.model_dump())
+            model = random_model(config, settings.seed, settings.residual)
+            notes["expected_initial_loss"] = config.expected_initial_loss(settings.residual)
+        case HuggingFaceWeights():
+            model = hf.read_folder(settings.path)
+        case CheckpointWeights():
+            model, notes["step_in_source"] = _load_checkpoint(settings)
+    hf.check_vocabulary(model.config.vocab_size, tokenizer)
+    checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes)
+    config = model.config
+    flops = config.flops_per_token(config.context_length)
+    out.note(
+        f"{hf.architecture(config).removesuffix('ForCausalLM')} of {format_count(config.parameters())} parameters, "
+        f"{format_count(flops)} FLOPs per token at {config.context_length} tokens of context, "
+        f"{format_bytes(config.training_bytes())} to train before activations"
+    )
+    return {
+        "model": config.model_dump(mode="json"),
+        "parameters": config.parameters(),
+        "flops_per_token": flops,
+        "flops_convention": "6 N + 6 L H Q T (causal attention), T = context_length",
+        "expected_initial_loss": notes["expected_initial_loss"],
+        "training_bytes": config.training_bytes(),
+        "weights": weight_statistics(model),
+        "step_in_source": notes["step_in_source"],
+    }
+
+
+def random_model(config: ModelConfig, seed: int, residual: str = "scaled") -> Transformer:
+    """Make a model with normal weights of standard deviation `config.init_std`.
+
+    Args:
+        config: its shape.
+        seed: which random numbers.
+        residual: `scaled`, `zero` or `plain`, see `RandomWeights.residual`.
+
+    Source: GPT-2 (Radford et al. 2019, section 2.3) for std 0.02 and 1/sqrt(2 num_layers) on what writes to the
+    residual stream. Norm weights are 1.
+    """
+    model = Transformer(config)
+    factor = {"scaled": 1 / math.sqrt(2 * config.num_layers), "zero": 0.0, "plain": 1.0}[residual]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() < 2:
+                continue
+            writes_residual = name.endswith(("attention.out.weight", "ffn.down.weight"))
+            std = config.init_std * (factor if writes_residual else 1.0)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+    return model
+
+
+def weight_statistics(model: Transformer) -> dict[str, dict[str, float]]:
+    """Mean, standard deviation and largest size of the weights of each kind of matrix."""
+    kinds: dict[str, list[torch.Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        kind = name.split(".", 2)[2] if name.startswith("blocks.") else name
+        kinds.setdefault(kind, []).append(parameter.detach().flatten())
+    statistics = {}
+    for kind, pieces in kinds.items():
+        weights = torch.cat(pieces)
+        std = weights.std(correction=0)
+        statistics[kind] = {"mean": float(weights.mean()), "std": float(std), "max_abs": float(weights.abs().max())}
+    return statistics
+
+
+def _load_checkpoint(settings: CheckpointWeights) -> tuple[Transformer, int]:
+    try:
+        model, info = checkpoint.load_model(settings.path)
+    except HeadwaterError as error:
+        raise InputError(error.problem, place=error.place, hint="check initialize.path") from None
+    return model, info.step

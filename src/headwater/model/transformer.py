@@ -1,0 +1,365 @@
+"""The whole model, top to bottom: a Llama-family transformer, with `qk_norm` a Qwen3.
+
+Letters behind a name say what its dimensions are:
+
+    B  rows of a batch          T  positions of the input       S  positions that can be attended to
+    D  hidden_size              H  query heads                  K  key and value heads
+    G  query heads per kv head  E  head_size                    F  ffn_size
+    V  vocab_size               N  B x T                        C  tokens of a chunk
+
+Weights stay in the type that they are kept in (fp32); a forward pass computes in `compute_dtype`, to which each weight
+is cast where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  # its name everywhere
+
+from headwater.model.config import ModelConfig
+
+CHUNK_LOGITS = 1 << 22
+"""Logits computed at a time (16 MB in fp32, half of a server core's share of cache). Source: a prototype
+on another processor, within 3 % from 2^21 to 2^24; see docs/lab-notes.md."""
+
+
+class KVCache:
+    """Keys and values of the positions that a model has seen, for generation.
+
+    Attributes:
+        length: positions seen so far.
+        capacity: the most positions that fit.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        rows: int,
+        capacity: int | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Make room for `rows` rows of up to `capacity` tokens; by default the model's context length."""
+        self.length = 0
+        self.capacity = capacity or config.context_length
+        shape = (config.num_layers, 2, rows, config.num_kv_heads, self.capacity, config.head_size)
+        self._kv = torch.zeros(shape, device=device, dtype=dtype)
+
+    def extend(self, layer: int, k_BTKE: Tensor, v_BTKE: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values of new positions of one layer; return those of all positions seen [B, K, S, E]."""
+        end = self.length + k_BTKE.shape[1]
+        assert end <= self.capacity, f"{end} positions in a cache for {self.capacity}"
+        self._kv[layer, 0, :, :, self.length : end] = k_BTKE.transpose(1, 2)
+        self._kv[layer, 1, :, :, self.length : end] = v_BTKE.transpose(1, 2)
+        return self._kv[layer, 0, :, :, :end], self._kv[layer, 1, :, :, :end]
+
+
+class Linear(nn.Module):
+    """A matrix product without bias, in the type of its input."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply vectors by the matrix [..., inputs] -> [..., outputs]."""
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class RMSNorm(nn.Module):
+    """Scale vectors to root mean square 1, times a learnt weight. Source: Zhang and Sennrich 2019, arXiv:1910.07467."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the vectors in the last dimension."""
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.epsilon)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions; queries, keys and values come from one matrix."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.kv_heads = config.num_kv_heads
+        self.head_size = config.head_size
+        self.layer = layer
+        self.qkv = Linear(config.hidden_size, (config.num_heads + 2 * config.num_kv_heads) * config.head_size)
+        self.out = Linear(config.num_heads * config.head_size, config.hidden_size)
+        self.q_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else None
+
+    def forward(
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], start_BT: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
+        """Mix each position's vector from those that it may attend to [B, T, D]."""
+        B, T, _ = x_BTD.shape
+        sizes = [count * self.head_size for count in (self.heads, self.kv_heads, self.kv_heads)]
+        q_BTHE, k_BTKE, v_BTKE = (part.view(B, T, -1, self.head_size) for part in self.qkv(x_BTD).split(sizes, dim=-1))
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BTHE, k_BTKE = self.q_norm(q_BTHE), self.k_norm(k_BTKE)
+        q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
+        if cache is None:
+            y_BTHE = block_causal_attention(q_BTHE, k_BTKE, v_BTKE, start_BT)
+        else:
+            y_BTHE = cached_attention(q_BTHE, *cache.extend(self.layer, k_BTKE, v_BTKE))
+        return self.out(y_BTHE.flatten(2))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: a gated feed-forward layer; gate and up come from one matrix. Source: Shazeer 2020, arXiv:2002.05202."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = Linear(config.hidden_size, 2 * config.ffn_size)
+        self.down = Linear(config.ffn_size, config.hidden_size)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Transform each position's vector [B, T, D]."""
+        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
+        return self.down(F.silu(gate_BTF) * up_BTF)
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each on normalised input, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.attention = Attention(config, layer)
+        self.ffn_norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.ffn = FeedForward(config)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rope: tuple[Tensor, Tensor],
+        start_BT: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """The residual stream after this layer [B, T, D]."""
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, start_BT, cache)
+        return x_BTD + self.ffn(self.ffn_norm(x_BTD))
+
+
+class Transformer(nn.Module):
+    """A Llama or Qwen3 model.
+
+    Attributes:
+        config: its shape.
+        compute_dtype: the type in which a forward pass computes; None is the type of the weights.
+        softmax_loss: the function that turns a chunk of logits into loss and gradient; may be compiled.
+    """
+
+    rope_cos: Tensor
+    rope_sin: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype: torch.dtype | None = None
+        self.softmax_loss: SoftmaxLoss = softmax_loss
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size)
+        self.reset_buffers()
+
+    def reset_buffers(self, device: torch.device | str | None = None) -> None:
+        """Compute the tables of rotary positions, which are not part of the weights."""
+        cos, sin = rope_tables(self.config, device)
+        self.register_buffer("rope_cos", cos, persistent=False)
+        self.register_buffer("rope_sin", sin, persistent=False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The matrix that turns hidden vectors into logits [V, D]."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def hidden(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Turn tokens into the vectors from which the next token is read [B, T, D].
+
+        Args:
+            tokens_BT: token ids.
+            documents_BT: number of each token's document within its row, rising; attention stays inside a document.
+                None: each row is one document.
+            cache: positions seen before; these tokens follow them, and are added to it.
+        """
+        start = 0 if cache is None else cache.length
+        end = start + tokens_BT.shape[1]
+        assert end <= self.config.context_length, f"{end} positions, context_length {self.config.context_length}"
+        x_BTD = F.embedding(tokens_BT, self.embedding.weight)
+        x_BTD = x_BTD.to(self.compute_dtype or x_BTD.dtype)
+        rope = (self.rope_cos[start:end].to(x_BTD.dtype), self.rope_sin[start:end].to(x_BTD.dtype))
+        start_BT = None if documents_BT is None else document_starts(documents_BT)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, rope, start_BT, cache)
+        if cache is not None:
+            cache.length = end
+        return self.norm(x_BTD)
+
+    def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """The logits of the token after each position [B, T, V]; arguments as in `hidden`."""
+        x_BTD = self.hidden(tokens_BT, documents_BT, cache)
+        return F.linear(x_BTD, self.head_weight.to(x_BTD.dtype))
+
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+        """Mean loss [nats per token], ready for `backward`. The logits never exist as a whole."""
+        x_BTD = self.hidden(tokens_BT, documents_BT)
+        losses_N = _ChunkedLoss.apply(x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.softmax_loss)
+        return losses_N / targets_BT.numel()  # type: ignore[operator]  # apply() is untyped
+
+    def token_losses(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+        """Loss of each target [nats; B, T] fp32, for measuring: no gradient flows back."""
+        x_ND = self.hidden(tokens_BT, documents_BT).detach().flatten(0, 1)
+        weight_VD = self.head_weight.detach().to(x_ND.dtype)
+        pieces = [
+            F.cross_entropy(F.linear(x_CD, weight_VD).float(), targets_C.long(), reduction="none")
+            for x_CD, targets_C in _chunks(x_ND, targets_BT.flatten(), weight_VD.shape[0])
+        ]
+        return torch.cat(pieces).view(targets_BT.shape)
+
+
+def rope_tables(config: ModelConfig, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary positions [context_length, 1, E/2] each, in fp32.
+
+    Source: Su et al. 2021 (arXiv:2104.09864) in the order of transformers' Llama: number e turns with e + E/2.
+    """
+    exponent = torch.arange(0, config.head_size, 2, dtype=torch.int64, device=device).float() / config.head_size
+    position = torch.arange(config.context_length, device=device).float()
+    angle = torch.outer(position, 1.0 / config.rope_theta**exponent)
+    return angle.cos()[:, None], angle.sin()[:, None]
+
+
+def rotate(x_BTHE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn queries or keys by their positions.
+
+    Only the difference of two positions enters a product of query and key, so a document gives the same result wherever
+    it stands in a row: positions need not start again with each document.
+    """
+    first, second = x_BTHE.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def document_starts(documents_BT: Tensor) -> Tensor:
+    """Position at which each token's document begins in its row [B, T] int32."""
+    position_T = torch.arange(documents_BT.shape[1], device=documents_BT.device, dtype=torch.int32)
+    begins_BT = F.pad(documents_BT[:, 1:] != documents_BT[:, :-1], (1, 0))
+    return torch.where(begins_BT, position_T, 0).cummax(dim=1).values
+
+
+def attention_block(length: int) -> int:
+    """Query rows handled at a time: a quarter of the sequence, 64 to 512.
+
+    Source: the best sizes of a prototype for 256, 512 and 1024 tokens, in bf16 on one processor; see docs/lab-notes.md.
+    """
+    return min(max(length // 4, 64), 512)
+
+
+def block_causal_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, start_BT: Tensor | None) -> Tensor:
+    """Causal attention within documents, block of queries by block, skipping the keys that lie after a block.
+
+    Written out, because a compiler fuses scale, mask and softmax: a prototype in bf16 on a CPU was 2 to 3 times as fast
+    as `scaled_dot_product_attention`. Query heads that share a key head are rows of the same matrix product.
+
+    Args:
+        q_BTHE: queries.
+        k_BTKE: keys.
+        v_BTKE: values.
+        start_BT: where each token's document begins; None when each row is one document.
+
+    Returns:
+        The mixed values [B, T, H, E].
+    """
+    B, T, H, E = q_BTHE.shape
+    K = k_BTKE.shape[2]
+    G = H // K
+    # from here on, rows of one matrix are (position, head of the group), and one matrix stands for one (row, kv head)
+    q = q_BTHE.view(B, T, K, G, E).transpose(1, 2).reshape(B * K, T * G, E)
+    k, v = (x.transpose(1, 2).reshape(B * K, T, E) for x in (k_BTKE, v_BTKE))
+    position_T = torch.arange(T, device=q.device, dtype=torch.int32)
+    size = attention_block(T)
+    pieces: list[Tensor] = []
+    for begin in range(0, T, size):
+        end = min(begin + size, T)
+        scores = torch.bmm(q[:, begin * G : end * G], k[:, :end].mT).view(B, K, end - begin, G, end).float() * E**-0.5
+        masked = position_T[:end] > position_T[begin:end, None]
+        if start_BT is not None:
+            masked = masked | (position_T[:end] < start_BT[:, begin:end, None])
+            masked = masked[:, None]
+        weights = scores.masked_fill(masked[..., None, :], float("-inf")).softmax(dim=-1).to(v.dtype)
+        pieces.append(torch.bmm(weights.view(B * K, -1, end), v[:, :end]))
+    return torch.cat(pieces, dim=1).view(B, K, T, G, E).transpose(1, 2).reshape(B, T, H, E)
+
+
+def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
+    """Attention of the last T of S positions to all positions up to their own [B, T, H, E]."""
+    B, T, H, E = q_BTHE.shape
+    K, S = k_BKSE.shape[1:3]
+    q_BKNE = q_BTHE.view(B, T, K, -1, E).transpose(1, 2).reshape(B, K, -1, E)
+    scores = (q_BKNE @ k_BKSE.mT).view(B, K, T, -1, S).float() * E**-0.5
+    if T > 1:
+        position_S = torch.arange(S, device=scores.device)
+        scores = scores.masked_fill((position_S > position_S[S - T :, None])[:, None], float("-inf"))
+    weights = scores.softmax(dim=-1).to(v_BKSE.dtype)
+    return (weights.view(B, K, -1, S) @ v_BKSE).view(B, K, T, -1, E).transpose(1, 2).reshape(B, T, H, E)
+
+
+SoftmaxLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
+
+def softmax_loss(logits_CV: Tensor, targets_C: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Sum of the losses of a chunk, and the gradient of `scale` times that sum with respect to the logits."""
+    logits_CV32 = logits_CV.float()
+    log_total_C = logits_CV32.logsumexp(dim=-1)
+    loss = (log_total_C - logits_CV32.gather(1, targets_C[:, None]).squeeze(1)).sum()
+    is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == targets_C[:, None]
+    gradient_CV = ((logits_CV32 - log_total_C[:, None]).exp() - is_target_CV.to(torch.float32)) * scale
+    return loss, gradient_CV.to(logits_CV.dtype)
+
+
+def _chunks(x_ND: Tensor, targets_N: Tensor, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
+    size = max(CHUNK_LOGITS // vocab_size, 64)
+    return list(zip(x_ND.split(size), targets_N.split(size), strict=True))
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Sum of losses over tokens, chunk by chunk; the gradient is made in the forward pass while logits are at hand.
+
+    Source: the idea of fused linear cross-entropy (Liger kernel, Hsu et al. 2024, arXiv:2410.10989).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softmax_loss: SoftmaxLoss) -> Tensor:
+        weight = weight_VD.to(x_ND.dtype)
+        scale = 1.0 / targets_N.numel()  # keeps the gradient's size in a range that bf16 resolves; undone in backward
+        total = x_ND.new_zeros((), dtype=torch.float32)
+        x_gradient_ND = torch.empty_like(x_ND)
+        weight_gradient_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        begin = 0
+        for x_CD, targets_C in _chunks(x_ND, targets_N.long(), weight.shape[0]):
+            loss, gradient_CV = softmax_loss(x_CD @ weight.T, targets_C, scale)
+            total += loss
+            torch.mm(gradient_CV, weight, out=x_gradient_ND[begin : begin + len(x_CD)])
+            if x_ND.dtype == torch.float32:
+                weight_gradient_VD.addmm_(gradient_CV.T, x_CD)
+            else:
+                weight_gradient_VD += gradient_CV.T @ x_CD
+            begin += len(x_CD)
+        ctx.save_for_backward(x_gradient_ND, weight_gradient_VD)
+        ctx.tokens = targets_N.numel()
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x_gradient_ND, weight_gradient_VD = ctx.saved_tensors
+        factor = gradients[0] * ctx.tokens
+        return (x_gradient_ND * factor).to(x_gradient_ND.dtype), weight_gradient_VD * factor, None, None

@@ -1,0 +1,137 @@
+"""A recipe: one section per stage, in the order that data passes through them. An absent section is an absent stage."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from headwater.core import config
+from headwater.core.config import Config, KeyPath, nearest
+from headwater.core.errors import InputError
+from headwater.core.hardware import Machine
+from headwater.documents.clean import Clean
+from headwater.documents.dedup import Dedup
+from headwater.documents.read import Read
+from headwater.documents.split import Split
+from headwater.evaluation.config import Evaluate
+from headwater.model.config import Export, Initialize, RandomWeights
+from headwater.report import Report
+from headwater.tokens.encode import Encode
+from headwater.tokens.tokenizer import Tokenizer, TrainBpe
+from headwater.training.config import Train
+
+
+class Recipe(Config):
+    """Everything that decides a base model, from raw text to report."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    """Name of the run: its results are linked in `runs/<name>/`."""
+    about: str = ""
+    """What this recipe is for, in a sentence; shown in the report."""
+    read: Read
+    """Where documents come from."""
+    clean: Clean | None = None
+    """Which documents are kept, and how their text is mended."""
+    dedup: Dedup | None = None
+    """Exact and near duplicates."""
+    split: Split | None = None
+    """Which documents are held out from training."""
+    tokenizer: Tokenizer | None = None
+    """The tokenizer: trained here, or an existing one."""
+    encode: Encode | None = None
+    """Documents to token shards."""
+    initialize: Initialize | None = None
+    """The model and how its weights begin."""
+    train: Train | None = None
+    """How the weights are trained."""
+    evaluate: Evaluate | None = None
+    """Scores on held-out documents, and generations before and after training."""
+    export: Export | None = None
+    """The Hugging Face folder of the trained model."""
+    report: Report | None = Report()
+    """The report of the whole run."""
+    machine: Machine = Machine()
+    """Where and how the recipe runs; never part of a result's identity."""
+
+
+def load(recipe: str | Path, *overrides: str) -> Recipe:
+    """Load a recipe by its path or by the name of a shipped one, with `key=value` overrides.
+
+    Raises:
+        InputError: there is no such recipe.
+        RecipeError: one line per problem, each with its place and the nearest valid name.
+    """
+    path = find(recipe)
+    named = any(override.startswith("name=") for override in overrides) or _names_itself(path)
+    return config.load(Recipe, path, overrides if named else (f"name={_name_from(path)}", *overrides), check=_misfits)
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with Headwater, by name."""
+    folder = Path(str(importlib.resources.files("headwater") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(recipe: str | Path) -> Path:
+    """The file of a recipe that is given by its path or by the name of a shipped one.
+
+    Raises:
+        InputError: there is neither; names the nearest shipped recipe.
+    """
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    name = str(recipe)
+    if name in shipped():
+        return shipped()[name]
+    if path.is_dir():
+        raise InputError("is a folder, not a recipe file", place=name, hint="give the path of a .yaml file")
+    hint = "give the path of a .yaml file or the name of a shipped recipe (see 'headwater list recipes')"
+    raise InputError(f"no such recipe{nearest(name, shipped())}", place=name, hint=hint)
+
+
+def _names_itself(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return re.search(r"^name\s*:", text, re.MULTILINE) is not None
+
+
+def _name_from(path: Path) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("-._") or "recipe"
+
+
+def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Find what does not fit between sections that are each valid."""
+    sources = list(recipe.read.sources)
+    for path, names in _source_names(recipe):
+        for name in names:
+            if name not in sources:
+                place = (*path, name) if isinstance(names, Mapping) else path
+                yield place, f"no source '{name}' in read.sources{nearest(name, sources)}"
+    if recipe.train and recipe.train.mixture.weights:
+        for name in sources:
+            if name not in recipe.train.mixture.weights:
+                yield ("train", "mixture", "weights"), f"source '{name}' has no weight; give it one (0 leaves it out)"
+    if isinstance(recipe.initialize, RandomWeights):
+        context = recipe.initialize.model.context_length
+        for path, asked in (
+            (("train", "sequence_length"), recipe.train and recipe.train.sequence_length),
+            (("evaluate", "context_length"), recipe.evaluate and recipe.evaluate.context_length),
+        ):
+            if asked and asked > context:
+                yield path, f"{asked} tokens are more than initialize.model.context_length {context}"
+
+
+def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
+    """Where a recipe names sources again, and which."""
+    for index, step in enumerate(recipe.clean.steps if recipe.clean else ()):
+        yield ("clean", "steps", index, "sources"), step.sources or ()
+    if isinstance(recipe.tokenizer, TrainBpe):
+        yield ("tokenizer", "weights"), recipe.tokenizer.weights or ()
+    if recipe.train:
+        yield ("train", "mixture", "weights"), recipe.train.mixture.weights or ()
+    if recipe.evaluate:
+        yield ("evaluate", "prompts_from"), recipe.evaluate.prompts_from

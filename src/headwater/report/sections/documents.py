@@ -1,0 +1,200 @@
+"""Sections on documents and tokens: what came in, what was dropped and why, licences, the tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+from headwater.core.units import format_bytes
+from headwater.report import Report, figures
+from headwater.report.blocks import (
+    ABSENT,
+    Block,
+    Code,
+    Details,
+    Excerpt,
+    Notice,
+    Table,
+    Text,
+    decimal,
+    plural,
+    share,
+    significant,
+    whole,
+    words,
+)
+from headwater.report.evidence import Document, Evidence
+
+
+def funnel(evidence: Evidence) -> Iterator[Block]:
+    """The funnel: how many documents and bytes came in, what each reason took, what is left, for each source."""
+    if not evidence.document_stages:
+        return
+    drops, names = evidence.dropped, evidence.sources
+    documents_in = evidence.counts(evidence.document_stages[0])["documents_in"]
+    yield figures.funnel(
+        documents_in, [(f"{stage}: {rule}", drop["documents"]) for (stage, rule), drop in drops.items()]
+    )
+    rows = []
+    for stage in evidence.document_stages:
+        counts = evidence.counts(stage)
+        if stage == "split" and not counts["dropped"]:
+            continue
+        before = [whole(counts["sources"].get(name, {}).get("documents_in")) for name in names]
+        rows.append(
+            [f"{stage}: documents in", whole(counts["documents_in"]), "", format_bytes(counts["bytes_in"]), *before]
+        )
+        for (of, rule), drop in drops.items():
+            if of == stage:
+                per = [whole(counts["sources"].get(name, {}).get("dropped", {}).get(rule, 0)) for name in names]
+                size, part = format_bytes(drop["bytes"]), share(drop["documents"], documents_in)
+                rows.append([f"{stage}: {rule}", whole(drop["documents"]), part, size, *per])
+    rows += _outcome(evidence, documents_in)
+    header = ["", "documents", "of all", "text", *names]
+    yield Table(
+        "What came into each stage and what each rule dropped; the last columns count documents of each source",
+        header,
+        rows,
+        1,
+        True,
+    )
+    clusters = evidence.counts("dedup").get("clusters", {})
+    if clusters:
+        rows = [[size, whole(number)] for size, number in clusters.items()]
+        yield Details(
+            "Sizes of clusters of duplicates", [Table("Clusters by size", ["documents in it", "clusters"], rows)]
+        )
+    edited = [
+        [stage, rule, whole(count)]
+        for stage in evidence.document_stages
+        for rule, count in evidence.counts(stage).get("edited", {}).items()
+    ]
+    if edited:
+        yield Table("Documents kept with their text changed", ["stage", "rule", "documents"], edited, 2)
+
+
+def _outcome(evidence: Evidence, documents_in: int) -> Iterator[list[str]]:
+    """Rows of what is left: for training, held out, and both together."""
+
+    def row(name: str, documents: int, size: int, per_source: Sequence[int | None]) -> list[str]:
+        return [name, whole(documents), share(documents, documents_in), format_bytes(size), *map(whole, per_source)]
+
+    final, split = evidence.counts(evidence.curated), evidence.counts("split")
+    if split:
+        each = [split["sources"].get(name, {}) for name in evidence.sources]
+        training = [counts.get("documents_out") for counts in each]
+        yield row("kept for training", split["documents_out"], split["bytes_out"], training)
+        held = [counts.get("held_out", {}).get("documents") for counts in each]
+        yield row("kept, but held out from training", split["held_out"]["documents"], split["held_out"]["bytes"], held)
+    kept = [final["sources"].get(name, {}).get("documents_out") for name in evidence.sources]
+    yield row("kept", final["documents_out"], final["bytes_out"], kept)
+
+
+def dropped(evidence: Evidence, settings: Report) -> Iterator[Block]:
+    """Some dropped documents for each reason, with what was measured and what is allowed."""
+    found = {
+        stage: evidence.dropped_documents(stage, settings.samples_per_reason) for stage in evidence.document_stages
+    }
+    if not any(found.values()):
+        return
+    yield Text(
+        f"Every dropped document is kept in the folder dropped/ of its stage. Here are up to {settings.samples_per_reason} for "
+        f"each reason, a fair sample, cut after {settings.sample_characters} characters."
+    )
+    most = max(evidence.dropped, key=lambda reason: evidence.dropped[reason]["documents"])
+    for (stage, rule), counts in evidence.dropped.items():
+        rows = found[stage].get(rule, [])
+        originals = evidence.kept_documents(stage, {row["detail"] for row in rows if _is_id(row["detail"])})
+        summary = f"{stage}: {rule} ({plural(counts['documents'], 'document')}, {format_bytes(counts['bytes'])})"
+        if rows:
+            excerpts = [_excerpt(row, originals.get(row["detail"]), settings.sample_characters) for row in rows]
+            yield Details(summary, excerpts, unfolded=(stage, rule) == most)
+
+
+def _excerpt(row: Document, original: Document | None, characters: int) -> Excerpt:
+    """A dropped document and why it was dropped; beside it the one that was kept in its place, if there is one."""
+    facts = [
+        ("source", row["source"]),
+        ("from", row["url"]),
+        ("licence", row["licence"]),
+        ("measured", significant(row["value"], 4)),
+        ("limit", significant(row["threshold"], 4)),
+        ("copy of", original["url"] or original["id"]) if original else ("detail", row["detail"]),
+    ]
+    texts = [("dropped", _cut(row["text"], characters))]
+    if original and original["text"] != row["text"]:
+        texts.append(("kept in its place", _cut(original["text"], characters)))
+    return Excerpt([(name, value) for name, value in facts if value and value != ABSENT], texts)
+
+
+def _cut(text: str, characters: int) -> str:
+    more = f"\n[… {whole(len(text) - characters)} more characters]" if len(text) > characters else ""
+    return text[:characters] + more or "[no text]"
+
+
+def _is_id(detail: str | None) -> bool:
+    return detail is not None and re.fullmatch("[0-9a-f]{32}", detail) is not None
+
+
+def sources(evidence: Evidence) -> Iterator[Block]:
+    """Where the kept documents are from and under which licences, and how many have none on record."""
+    if not evidence.document_stages:
+        return
+    final = evidence.counts(evidence.curated)["sources"]
+    rows, unknown, total = [], 0, 0
+    for name, counts in final.items():
+        licences = counts["licences"]
+        unknown += licences.get("unknown", 0)
+        total += counts["documents_out"]
+        for licence, number in sorted(licences.items(), key=lambda item: -item[1]):
+            rows.append([name, licence, whole(number), share(number, counts["documents_out"])])
+    line = f"{plural(unknown, 'document')} of {whole(total)} ({share(unknown, total)}) have no licence on record."
+    yield Notice("Unknown licences", [line]) if unknown else Text("Every kept document has a licence on record.")
+    sizes = [
+        [
+            name,
+            whole(counts["documents_out"]),
+            format_bytes(counts["bytes_out"]),
+            share(counts["licences"].get("unknown", 0), counts["documents_out"]),
+        ]
+        for name, counts in final.items()
+    ]
+    yield Table("Kept documents by source", ["source", "documents", "text", "licence unknown"], sizes)
+    table = Table("Kept documents by source and licence", ["source", "licence", "documents", "of the source"], rows, 2)
+    yield table if len(rows) <= 12 else Details(f"All {len(rows)} licences by source", [table])
+    languages = [
+        [name, language, whole(number), share(number, counts["documents_out"])]
+        for name, counts in final.items()
+        for language, number in sorted(counts.get("languages", {}).items(), key=lambda item: -item[1])
+    ]
+    if any(language != "unknown" for _, language, _, _ in languages):
+        table = Table(
+            "Kept documents by source and language", ["source", "language", "documents", "of the source"], languages, 2
+        )
+        yield table if len(languages) <= 12 else Details("Languages by source", [table])
+
+
+def tokenizer(evidence: Evidence) -> Iterator[Block]:
+    """The vocabulary, and how many tokens the text of each source became."""
+    tokens, facts = evidence.tokens, evidence.file("tokenizer", "facts.json") or {}
+    if facts:
+        used = f"{share(facts['vocabulary_used'], 1)} of them occur in the text that this was measured on."
+        yield Text(f"{whole(facts['vocab_size'])} entries; {used} The separator of documents is {facts['separator']}.")
+        longest = "   ".join(json.dumps(text, ensure_ascii=False) for text in facts["longest_tokens"])
+        yield Details("The longest entries of the vocabulary", [Code(longest)])
+    if not tokens:
+        return
+    yield Text("More bytes for each token mean shorter sequences for the same text.")
+    rows = []
+    for name, parts in tokens["sources"].items():
+        for part, counts in parts.items():
+            per_token = counts["bytes"] / counts["tokens"] if counts["tokens"] else None
+            sizes = [
+                whole(counts["documents"]),
+                whole(counts["tokens"]),
+                format_bytes(counts["bytes"]),
+                decimal(per_token),
+            ]
+            rows.append([name, words(part), *sizes])
+    yield Table("Tokens by source", ["source", "use", "documents", "tokens", "text", "bytes per token"], rows, 2)

@@ -1,0 +1,180 @@
+"""Sections on the model: what it writes, how it learnt, the first-step check, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from headwater.core.units import format_bytes
+from headwater.report import figures
+from headwater.report.blocks import (
+    ABSENT,
+    Block,
+    Continuation,
+    Details,
+    Figures,
+    Table,
+    Text,
+    decimal,
+    share,
+    significant,
+    whole,
+    words,
+)
+from headwater.report.evidence import Evidence
+
+FIRST_STEP_TOLERANCE = 0.1
+"""How far the first loss may be from the expected one before something is likely wrong [nats/token]."""
+
+
+def samples(evidence: Evidence) -> Iterator[Block]:
+    """What the untrained and the trained model write after the same prompts."""
+    if not evidence.generations:
+        return
+    yield Text(
+        "Both models continue the same prompt (in colour) with the same random seed. The untrained one is where training "
+        "began: what it writes is chance."
+    )
+    for sample in evidence.generations:
+        chosen = [key for key in ("temperature", "top_k", "top_p", "seed") if sample.get(key) is not None]
+        chosen = [key for key in chosen if (key, sample[key]) != ("top_p", 1.0)]  # no restriction at all
+        conditions = ", ".join(f"{words(key)} {sample[key]}" for key in chosen)
+        title = f"From a held-out document of {sample['source']}" if sample.get("source") else "From the recipe"
+        texts = [(words(key), sample[key]) for key in ("untrained", "trained") if key in sample]
+        yield Continuation(title, conditions, sample["prompt"], texts, sample.get("reference") or "")
+
+
+def learning(evidence: Evidence) -> Iterator[Block]:
+    """Loss, bits per byte, learning rate and throughput over the tokens seen."""
+    steps, validations, counts = evidence.training_steps, evidence.validations, evidence.counts("train")
+    if not counts:
+        return
+    use = (
+        f", {share(counts['mfu'], 1)} of a measured peak of {_flops(counts['peak_flops_per_second'])}"
+        if counts.get("mfu")
+        else ""
+    )
+    yield Text(
+        f"{whole(counts['steps'])} steps over {whole(counts['tokens'])} tokens, on average "
+        f"{whole(counts['tokens_per_second'])} tokens per second{use}. Loss is the mean surprise for each token; bits per byte "
+        "divides it by the length of the text, so that models with different tokenizers can be compared."
+    )
+    if len(steps) > 1:
+        yield figures.loss(steps, validations, counts.get("expected_initial_loss"))
+    if len(validations) > 1:
+        yield figures.bits_per_byte(validations)
+    if len(steps) > 1:
+        yield Figures([figures.learning_rate(steps), figures.throughput(steps)])
+    if counts.get("mixture"):
+        rows = [
+            [
+                name,
+                share(of["weight"], 1),
+                *map(whole, (of["requested_tokens"], of["available_tokens"])),
+                decimal(of["epochs"]),
+            ]
+            for name, of in counts["mixture"].items()
+        ]
+        header = ["source", "share", "tokens read", "tokens at hand", "times seen"]
+        yield Table("The mixture: how much of each source the model read", header, rows)
+    if validations:
+        names = list(validations[-1]["validation_bits_per_byte"])
+        rows = [
+            [whole(line["step"]), whole(line["tokens"]), decimal(_loss_at(steps, line["step"]))]
+            + [decimal(line["validation_bits_per_byte"].get(name)) for name in names]
+            for line in _spread(validations, 12)
+        ]
+        header = ["step", "tokens", "training loss", *(f"bits per byte, {name}" for name in names)]
+        yield Details(
+            "The numbers of these charts", [Table("Validation during training", header, rows, text_columns=0)]
+        )
+
+
+def _loss_at(steps: Sequence[Mapping[str, Any]], step: int) -> float | None:
+    before = [line["loss"] for line in steps if line["step"] <= step]
+    return before[-1] if before else None
+
+
+def _spread(rows: Sequence[Any], most: int) -> list[Any]:
+    """At most so many rows, evenly spread, with the first and the last."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(index * (len(rows) - 1) / (most - 1))] for index in range(most)]
+
+
+def first_step(evidence: Evidence) -> Iterator[Block]:
+    """Whether the loss before training is what a model that knows nothing must have."""
+    counts = evidence.counts("train")
+    measured, expected = counts.get("initial_loss"), counts.get("expected_initial_loss")
+    if measured is None:
+        return
+    if expected is None:
+        yield Text(
+            f"The first loss was {decimal(measured)} nats per token; the weights were not random, so none is expected."
+        )
+        return
+    away = abs(measured - expected)
+    verdict = "as it should be" if away <= FIRST_STEP_TOLERANCE else "too far: look at the initialisation and the data"
+    yield Table(
+        "Loss before the first step",
+        ["", "nats per token"],
+        [["measured", decimal(measured)], ["expected", decimal(expected)], ["difference", decimal(away)]],
+    )
+    yield Text(
+        f"A model that knows nothing spreads its bets over the whole vocabulary, which costs ln V, and a little more for the "
+        f"noise of its random weights. A difference of {decimal(away)} is {verdict} (tolerance {FIRST_STEP_TOLERANCE})."
+    )
+
+
+def scores(evidence: Evidence) -> Iterator[Block]:
+    """Bits per byte of held-out text by source, with standard errors, beside the baselines."""
+    found = evidence.bits_per_byte
+    if not found:
+        return
+    names = list(next(iter(found.values())))
+    rows = [
+        {
+            "source": source,
+            "series": words(model),
+            "value": values[source]["value"],
+            "standard_error": values[source].get("standard_error"),
+        }
+        for source in names
+        for model, values in found.items()
+        if source in values
+    ]
+    yield Text(
+        "Bits per byte: how many bits the model needs for each byte of held-out text; 8 is no compression at all, fewer is "
+        "better. After ± stands one standard error over documents."
+    )
+    if not found.keys() <= {"trained", "untrained"}:
+        yield Text("The others are general compressors at their strongest, which see the text of a source as one file.")
+    yield figures.scores(rows)
+    table = []
+    for source in names:
+        cells = [_plus_minus(values.get(source)) for values in found.values()]
+        sizes = next((values[source] for values in found.values() if "documents" in values.get(source, {})), {})
+        table.append(
+            [
+                source,
+                *cells,
+                whole(sizes.get("documents")),
+                format_bytes(sizes["bytes"]) if "bytes" in sizes else ABSENT,
+            ]
+        )
+    header = ["source", *(words(model) for model in found), "documents", "text"]
+    yield Table("Bits per byte on held-out documents", header, table, total_row="total" in names)
+
+
+def _plus_minus(score: Mapping[str, Any] | None) -> str:
+    if not score:
+        return ABSENT
+    error = score.get("standard_error")
+    return decimal(score["value"]) + (f" ± {decimal(error)}" if error is not None else "")
+
+
+def _flops(rate: float) -> str:
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if rate >= size:
+            return f"{significant(rate / size)} {letter}FLOP/s"
+    return f"{significant(rate)} FLOP/s"

@@ -1,0 +1,1 @@
+"""Clean text in; a tokenizer, token shards and training batches out."""

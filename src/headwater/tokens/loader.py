@@ -1,0 +1,210 @@
+"""Training batches: which tokens step n sees is a pure function of the seed and n.
+
+There is nothing to save and nothing to restore but the step, and neither the number of ranks nor of workers matters:
+a rank takes its rows of the batch. NumPy only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from headwater.core.errors import MismatchError
+from headwater.tokens.mixture import Mixture, MixturePlan, RowPattern
+from headwater.tokens.packing import DocumentStream, Piece, permutation
+from headwater.tokens.shards import HELD_OUT, TRAINING, TokenFolder, TokenSource
+
+
+class Batch(NamedTuple):
+    """What one step trains on; all targets count."""
+
+    tokens: np.ndarray
+    """Inputs [sequences, sequence_length] int32."""
+    targets: np.ndarray
+    """The token after each input [sequences, sequence_length] int32."""
+    documents: np.ndarray
+    """Number of each input's document within its row, 0, 1, 2 ...: attention never crosses it
+    [sequences, sequence_length] int32."""
+
+
+class Row(NamedTuple):
+    """Where a training row comes from."""
+
+    source: str
+    pieces: list[Piece]
+    """Pieces of documents, `sequence_length` + 1 tokens in all."""
+
+
+class Batches:
+    """The batches of a run.
+
+    Attributes:
+        tokens: tokens that each source has, by name; sources of weight 0 included.
+        warnings: what the user should know, one line each.
+    """
+
+    def __init__(
+        self, token_folder: Path, mixture: Mixture, sequence_length: int, batch_sequences: int, seed: int
+    ) -> None:
+        """Open the token shards of a run.
+
+        Args:
+            token_folder: folder of a finished stage encode.
+            mixture: what share of the rows comes from each source.
+            sequence_length: tokens of a row.
+            batch_sequences: rows of a batch.
+            seed: which shuffling.
+
+        Raises:
+            MismatchError: mixture and sources do not fit, or a source is shorter than a row.
+            StoreError: shards are missing or damaged.
+        """
+        folder = TokenFolder(token_folder)
+        self.mixture = mixture
+        self.sequence_length = sequence_length
+        self.batch_sequences = batch_sequences
+        self.tokens = {name: folder.counts(name, TRAINING).tokens for name in folder.sources}
+        self._separator = folder.format.separator_id
+        self._pattern = RowPattern(mixture.parts(self.tokens))
+        self._sources: dict[str, TokenSource] = {}
+        self._streams: dict[str, DocumentStream] = {}
+        warnings: list[str] = []
+        for name in self._pattern.names:
+            source = folder.source(name, TRAINING)
+            check_long_enough(source, sequence_length)
+            longest = int(source.lengths.max())
+            if longest < sequence_length:
+                warnings.append(
+                    f"no document of source '{name}' fills a sequence of {sequence_length:,} tokens: the longest has "
+                    f"{longest:,}, the median {int(np.median(source.lengths)):,}; attention never sees that far"
+                )
+            self._sources[name] = source
+            self._streams[name] = DocumentStream(source.lengths, sequence_length, f"{seed}/{name}")
+        self.warnings = tuple(warnings)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch."""
+        return self.batch_sequences * self.sequence_length
+
+    def plan(self, steps: int) -> MixturePlan:
+        """Say what `steps` steps take from each source.
+
+        Raises:
+            MismatchError: a source would be seen more often than the mixture allows.
+        """
+        return self.mixture.plan(self.tokens, self.sequence_length, steps * self.batch_sequences)
+
+    def rows(self, step: int) -> list[Row]:
+        """Where the rows of step `step` come from; steps count from 0."""
+        first = step * self.batch_sequences
+        places = (self._pattern.row(number) for number in range(first, first + self.batch_sequences))
+        return [Row(source, self._streams[source].pieces(row)) for source, row in places]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of step `step`; steps count from 0."""
+        filled = np.empty((self.batch_sequences, self.sequence_length + 1), np.int32)
+        for out, row in zip(filled, self.rows(step), strict=True):
+            source = self._sources[row.source]
+            begin = 0
+            for document, first, count in row.pieces:
+                out[begin : begin + count] = source.read(int(source.starts[document]) + first, count)
+                begin += count
+        return _batch(filled, self._separator)
+
+
+class HeldOutBatches:
+    """Held-out documents of one source as batches, for the validation loss.
+
+    The documents are drawn at random, whole, as many as fit in a limit but at least one: the same at every step of a
+    run, in every run over the same shards, and the first that the stage evaluate scores. Every token of theirs is a
+    target, and so is the separator that ends each. They follow one another as in training; what the last row lacks
+    is filled up with separators, which do not count.
+
+    Attributes:
+        tokens: targets that count, in order from the first of the first batch.
+        bytes: UTF-8 bytes of the text that these targets spell. Only a first document that exceeds the limit is cut;
+            its bytes count in proportion to its tokens.
+    """
+
+    def __init__(
+        self, token_folder: Path, source: str, sequence_length: int, batch_sequences: int, max_tokens: int
+    ) -> None:
+        """Open a source.
+
+        Args:
+            token_folder: folder of a finished stage encode.
+            source: the source's name.
+            sequence_length: tokens of a row.
+            batch_sequences: rows of a batch; the last batch may have fewer.
+            max_tokens: tokens to take at most.
+
+        Raises:
+            MismatchError: the source has no held-out documents.
+        """
+        held_out = TokenFolder(token_folder).source(source, HELD_OUT)
+        if not held_out.num_documents:
+            hint = "hold out more of it in the section split"
+            raise MismatchError(f"source '{source}' has no held-out documents", place="validation", hint=hint)
+        order = held_out_order(held_out)
+        ends = np.cumsum(held_out.lengths[order], dtype=np.int64)
+        count = max(int(np.searchsorted(ends, max_tokens, side="right")), 1)
+        whole = int(ends[count - 1])
+        self.tokens = min(whole, max_tokens)
+        self.bytes = int(held_out.bytes[order[:count]].sum(dtype=np.int64)) * self.tokens / whole
+        self._source = held_out
+        self._documents = order[:count]
+        self._sequence_length = sequence_length
+        self._batch_sequences = batch_sequences
+
+    def __len__(self) -> int:
+        return math.ceil(self.tokens / (self._batch_sequences * self._sequence_length))
+
+    def __iter__(self) -> Iterator[Batch]:
+        length, separator = self._sequence_length, self._source.format.separator_id
+        text = np.concatenate([self._source.document(index) for index in self._documents.tolist()])
+        text = text[: self.tokens + 1]
+        rows = math.ceil(self.tokens / length)
+        run = np.full(rows * length + 1, separator, np.int32)
+        run[: len(text)] = text
+        filled = np.lib.stride_tricks.sliding_window_view(run, length + 1)[::length]
+        for row in range(0, rows, self._batch_sequences):
+            yield _batch(filled[row : row + self._batch_sequences], separator)
+
+    def bits_per_byte(self, loss: float) -> float:
+        """The mean loss of the targets that count [nats per token] as bits per byte of the same documents' text.
+
+        Source: loss / ln 2 x tokens / bytes. The stage evaluate does not count the ends of documents.
+        """
+        return loss / math.log(2) * self.tokens / self.bytes
+
+
+def held_out_order(source: TokenSource) -> np.ndarray:
+    """The order in which held-out documents of a source are drawn to be measured [documents] int64."""
+    return permutation(source.num_documents, f"evaluate/{source.name}")
+
+
+def check_long_enough(source: TokenSource, sequence_length: int) -> None:
+    """Make sure that a source fills at least one row.
+
+    Raises:
+        MismatchError: it does not.
+    """
+    if source.num_tokens <= sequence_length:
+        raise MismatchError(
+            f"source '{source.name}' has {source.num_tokens:,} tokens: too few for one sequence of {sequence_length:,} "
+            "and its last target",
+            place="sequence_length",
+            hint=f"set it below {max(source.num_tokens, 2):,}, or add documents",
+        )
+
+
+def _batch(filled: np.ndarray, separator: int) -> Batch:
+    """Rows of one token more than a sequence, as inputs, targets and document numbers."""
+    tokens = np.ascontiguousarray(filled[:, :-1])
+    documents = np.cumsum(tokens == separator, axis=1, dtype=np.int32)
+    return Batch(tokens, np.ascontiguousarray(filled[:, 1:]), documents - documents[:, :1])

@@ -1,0 +1,245 @@
+"""How often each source is seen: weights, epochs, and the source of every training row.
+
+The shares are delivered exactly: not by drawing lots, but by a fixed pattern of rows in which, after any number of
+rows, every source has had its weight's share of them to within one row. So a run may stop anywhere.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from headwater.core.config import Config
+from headwater.core.errors import MismatchError
+from headwater.core.units import format_count
+
+PERIOD = 1 << 16
+"""Rows after which the pattern repeats, at most. Weights that are not whole parts of so many rows are rounded to them,
+so a delivered share differs from the one asked for by at most 1/65,536; "0.7 and 0.3" are delivered exactly."""
+
+
+class Mixture(Config):
+    """What share of the training tokens comes from each source."""
+
+    weights: dict[str, float] | None = None
+    """Weight of each source; they need not add up to 1, and 0 leaves a source out. By default a source's weight is
+    the number of its tokens, so that all sources last equally long."""
+    max_epochs: float = Field(default=4.0, gt=0)
+    """How often a source may be seen. More is refused. Source: Muennighoff et al. 2023 (arXiv:2305.16264): up to 4
+    epochs are nearly as good as new data."""
+
+    @field_validator("weights")
+    @classmethod
+    def _some_weight(cls, weights: dict[str, float] | None) -> dict[str, float] | None:
+        if weights is not None:
+            for name, weight in weights.items():
+                if not 0 <= weight < float("inf"):
+                    raise ValueError(f"the weight of '{name}' is {weight}; expected a number of 0 or more")
+            if not any(weights.values()):
+                raise ValueError("all weights are 0: there is nothing to train on")
+        return weights
+
+    def parts(self, tokens: Mapping[str, int]) -> dict[str, int]:
+        """Each source's weight as a whole number of rows in one period of the pattern; sources of weight 0 are absent.
+
+        Args:
+            tokens: tokens of each source.
+
+        Raises:
+            MismatchError: a weight names no source, or a source has no weight.
+
+        >>> Mixture(weights={"prose": 0.7, "code": 0.3}).parts({"prose": 1000, "code": 9000})
+        {'prose': 7, 'code': 3}
+        """
+        if self.weights is None:
+            shares = {name: Fraction(count) for name, count in tokens.items() if count}
+        else:
+            _check_names(self.weights, tokens)
+            shares = {name: Fraction(repr(weight)) for name, weight in self.weights.items() if weight}
+        if not shares:
+            raise MismatchError("no source has any tokens", place="mixture", hint="look at what the filters dropped")
+        return _whole_parts(shares)
+
+    def plan(self, tokens: Mapping[str, int], sequence_length: int, rows: int) -> MixturePlan:
+        """Say in whole rows and tokens what `rows` training rows take from each source.
+
+        Args:
+            tokens: tokens of each source.
+            sequence_length: tokens of a row.
+            rows: training rows in all, steps times sequences in a batch.
+
+        Raises:
+            MismatchError: a source would be seen more than `max_epochs` times, or as `parts` and `RowPattern` say.
+        """
+        parts = self.parts(tokens)
+        taken = RowPattern(parts).counts(rows)
+        period = sum(parts.values())
+        plans = tuple(
+            SourcePlan(
+                name,
+                Fraction(part, period),
+                taken[name],
+                taken[name] * sequence_length,
+                tokens.get(name, 0),
+                self.max_epochs,
+            )
+            for name, part in parts.items()
+        )
+        for plan in plans:
+            # What rounding of the weights and of the last row may add is not the user's fault.
+            slack = sequence_length * (1 + -(-rows // PERIOD))
+            if plan.requested_tokens > plan.deliverable_tokens + slack:
+                self._refuse(plan, plans)
+        return MixturePlan(rows, sequence_length, plans)
+
+    def _refuse(self, plan: SourcePlan, plans: tuple[SourcePlan, ...]) -> None:
+        fits = int(min(p.deliverable_tokens / p.weight for p in plans))
+        raise MismatchError(
+            f"source '{plan.name}' cannot give {plan.requested_tokens:,} tokens: it has {plan.available_tokens:,}, "
+            f"which are {plan.deliverable_tokens:,} in {self.max_epochs:g} epochs",
+            place="mixture",
+            hint=f"train on at most {format_count(fits)} tokens in all, lower its weight of {float(plan.weight):.3g}, "
+            f"or set max_epochs to {-(-plan.requested_tokens // max(plan.available_tokens, 1))}",
+        )
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """What a run takes from one source."""
+
+    name: str
+    weight: Fraction
+    """Share of the training rows, exactly."""
+    rows: int
+    requested_tokens: int
+    available_tokens: int
+    """Tokens of the source, each counted once."""
+    max_epochs: float
+
+    @property
+    def deliverable_tokens(self) -> int:
+        """Tokens that the source may give, seen `max_epochs` times."""
+        return int(self.available_tokens * Fraction(repr(self.max_epochs)))
+
+    @property
+    def epochs(self) -> float:
+        """How often the source is seen."""
+        return self.requested_tokens / self.available_tokens
+
+
+@dataclass(frozen=True)
+class MixturePlan:
+    """What a run takes from each source."""
+
+    rows: int
+    sequence_length: int
+    sources: tuple[SourcePlan, ...]
+
+    def to_json(self) -> dict[str, dict[str, float | int]]:
+        """The plan for a manifest: numbers per source."""
+        return {
+            plan.name: {
+                "weight": float(plan.weight),
+                "rows": plan.rows,
+                "requested_tokens": plan.requested_tokens,
+                "available_tokens": plan.available_tokens,
+                "deliverable_tokens": plan.deliverable_tokens,
+                "epochs": plan.epochs,
+            }
+            for plan in self.sources
+        }
+
+
+class RowPattern:
+    """Which source every training row comes from: a pattern of rows that repeats for ever.
+
+    After any number of rows n, a source with share w has had more than w n - 1 and less than w n + 1 of them.
+
+    Source: earliest deadline first on unit jobs, which meets all deadlines because the shares add up to 1: job j of a
+    source may run from row floor(j / w) and must run before row ceil((j + 1) / w) (Baruah et al. 1996, "Proportionate
+    progress"; Steiner and Yeomans 1993 for the same windows in production lines).
+
+    >>> pattern = RowPattern({"prose": 7, "code": 3})
+    >>> [pattern.row(n) for n in range(5)]
+    [('prose', 0), ('prose', 1), ('code', 0), ('prose', 2), ('prose', 3)]
+    """
+
+    def __init__(self, parts: Mapping[str, int]) -> None:
+        self.names = tuple(parts)
+        self.parts = tuple(parts.values())
+        self.period = sum(self.parts)
+        self._source = _schedule(self.parts, self.period)
+        self._rank = np.zeros(self.period, np.int64)
+        for index in range(len(self.parts)):
+            mine = self._source == index
+            self._rank[mine] = np.arange(np.count_nonzero(mine))
+
+    def row(self, number: int) -> tuple[str, int]:
+        """The source of training row `number`, and the how-manieth row of that source it is, both from 0."""
+        turn, position = divmod(number, self.period)
+        source = int(self._source[position])
+        return self.names[source], turn * self.parts[source] + int(self._rank[position])
+
+    def counts(self, rows: int) -> dict[str, int]:
+        """How many of the first `rows` rows come from each source."""
+        turns, rest = divmod(rows, self.period)
+        partial = np.bincount(self._source[:rest], minlength=len(self.parts))
+        return {name: turns * self.parts[i] + int(partial[i]) for i, name in enumerate(self.names)}
+
+
+def _schedule(parts: tuple[int, ...], period: int) -> np.ndarray:
+    """The source of each row of one period, by earliest deadline [period] int32."""
+    source = np.repeat(np.arange(len(parts)), parts)
+    job = np.concatenate([np.arange(part) for part in parts])
+    size = np.asarray(parts)[source]
+    release, deadline = job * period // size, -(-(job + 1) * period // size)
+    order = np.argsort(release, kind="stable")
+    released = zip(release[order].tolist(), deadline[order].tolist(), source[order].tolist(), strict=True)
+    upcoming = next(released, None)
+    schedule = np.zeros(period, np.int32)
+    waiting: list[tuple[int, int]] = []
+    for row in range(period):
+        while upcoming is not None and upcoming[0] <= row:
+            heapq.heappush(waiting, upcoming[1:])
+            upcoming = next(released, None)
+        due, schedule[row] = heapq.heappop(waiting)
+        assert row < due, "a schedule of unit jobs at full load met a deadline too late"
+    return schedule
+
+
+def _whole_parts(shares: Mapping[str, Fraction]) -> dict[str, int]:
+    """Shares as whole numbers that add up to at most PERIOD; rounded by largest remainder when they must be."""
+    total = sum(shares.values())
+    exact = {name: share / total for name, share in shares.items()}
+    period = math.lcm(*(share.denominator for share in exact.values()))
+    if period <= PERIOD:
+        return {name: int(share * period) for name, share in exact.items()}
+    parts = {name: max(int(share * PERIOD), 1) for name, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: (exact[name] * PERIOD - parts[name], name), reverse=True)
+    for name in by_remainder[: max(PERIOD - sum(parts.values()), 0)]:
+        parts[name] += 1
+    return parts
+
+
+def _check_names(weights: Mapping[str, float], tokens: Mapping[str, int]) -> None:
+    known = ", ".join(f"'{name}'" for name in tokens)
+    for name in weights:
+        if name not in tokens:
+            hint = f"the sources are {known}"
+            raise MismatchError(
+                f"there is a weight for '{name}', which is not a source", place="mixture.weights", hint=hint
+            )
+    for name in tokens:
+        if name not in weights:
+            hint = "give it one; 0 leaves the source out"
+            raise MismatchError(f"source '{name}' has no weight", place="mixture.weights", hint=hint)
+    for name, weight in weights.items():
+        if weight and not tokens[name]:
+            hint = "look at what the filters dropped, or set its weight to 0"
+            raise MismatchError(f"source '{name}' has a weight but no tokens", place="mixture.weights", hint=hint)

@@ -1,0 +1,107 @@
+"""How the documents of a source become training rows of fixed length, without padding and without loss.
+
+Documents are laid end to end in an order that is shuffled anew for each epoch, and one epoch follows the other: a
+stream without end. Row k is tokens k T to k T + T of it, plus one for the last target. Where an epoch does not divide
+into rows, its tail opens the row that goes on with the next epoch, so every token is an input exactly once per epoch.
+Rows are then handed out in shuffled order within their epoch, so that the rows of a long document do not
+meet in a batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+_KEPT_EPOCHS = 3  # orders remembered: the epoch of a row, the next one, and one to spare
+
+
+class Piece(NamedTuple):
+    """A run of tokens of one document."""
+
+    document: int
+    """Index of the document in its source."""
+    first: int
+    """Its first token, counted from the document's separator."""
+    tokens: int
+
+
+class DocumentStream:
+    """The endless stream of one source's documents, cut in rows: a pure function of lengths, seed and row."""
+
+    def __init__(self, lengths: np.ndarray, sequence_length: int, seed: str) -> None:
+        """Lay out a source.
+
+        Args:
+            lengths: tokens of each document, separator included [documents] integers; in all more than
+                `sequence_length`.
+            sequence_length: tokens of a row.
+            seed: text from which the orders follow, such as `0/prose`.
+        """
+        self._lengths = lengths
+        self._sequence_length = sequence_length
+        self._seed = seed
+        self._tokens = int(lengths.sum(dtype=np.int64))
+        assert self._tokens > sequence_length, "a row would meet the same epoch twice"
+        self._document_orders: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._row_orders: dict[int, np.ndarray] = {}
+
+    def pieces(self, row: int) -> list[Piece]:
+        """The pieces of documents that make up row `row`, `sequence_length` + 1 tokens in all."""
+        epoch = row * self._sequence_length // self._tokens
+        first_row = -(-epoch * self._tokens // self._sequence_length)
+        drawn = first_row + int(self._row_order(epoch, first_row)[row - first_row])
+        position = drawn * self._sequence_length - epoch * self._tokens
+        found = self._run(epoch, position, self._sequence_length + 1)
+        missing = self._sequence_length + 1 - sum(piece.tokens for piece in found)
+        return found + self._run(epoch + 1, 0, missing) if missing else found
+
+    def _run(self, epoch: int, position: int, count: int) -> list[Piece]:
+        """The pieces of up to `count` tokens from `position` of one epoch."""
+        order, ends = self._document_order(epoch)
+        index = int(np.searchsorted(ends, position, side="right"))
+        pieces: list[Piece] = []
+        while count and index < len(order):
+            document, end = int(order[index]), int(ends[index])
+            taken = min(count, end - position)
+            pieces.append(Piece(document, int(self._lengths[document]) - (end - position), taken))
+            position, count, index = position + taken, count - taken, index + 1
+        return pieces
+
+    def _document_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The documents in the order of an epoch, and where each ends in it."""
+        if epoch not in self._document_orders:
+            order = permutation(len(self._lengths), f"{self._seed}/documents/{epoch}")
+            self._document_orders[epoch] = order, np.cumsum(self._lengths[order], dtype=np.int64)
+            _forget(self._document_orders)
+        return self._document_orders[epoch]
+
+    def _row_order(self, epoch: int, first_row: int) -> np.ndarray:
+        """The order in which the rows that begin in an epoch are handed out."""
+        if epoch not in self._row_orders:
+            rows = -(-(epoch + 1) * self._tokens // self._sequence_length) - first_row
+            self._row_orders[epoch] = permutation(rows, f"{self._seed}/rows/{epoch}")
+            _forget(self._row_orders)
+        return self._row_orders[epoch]
+
+
+def permutation(count: int, seed: str) -> np.ndarray:
+    """Shuffle 0 to `count` - 1: the same on every machine and with every version of NumPy [count] int64.
+
+    Source: the numbers are sorted by SplitMix64 (Steele, Lea and Flood 2014), a bijection of 64 bits, so there are no
+    ties.
+
+    >>> permutation(5, "a").tolist(), permutation(5, "b").tolist()
+    ([3, 4, 2, 0, 1], [2, 3, 0, 4, 1])
+    """
+    key = np.uint64(xxhash.xxh3_64_intdigest(seed.encode()))
+    mixed = (np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) + key
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(mixed ^ (mixed >> np.uint64(31)))
+
+
+def _forget(remembered: dict[int, Any]) -> None:
+    while len(remembered) > _KEPT_EPOCHS:
+        del remembered[next(iter(remembered))]

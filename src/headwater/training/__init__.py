@@ -1,0 +1,1 @@
+"""Training: from first weights and token shards to trained weights, exactly resumable."""

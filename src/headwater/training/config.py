@@ -1,0 +1,155 @@
+"""Settings of the stage `train`. No torch here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from headwater.core.config import Config
+from headwater.core.units import Count, Seconds, Tokens
+from headwater.tokens.mixture import Mixture
+from headwater.training.schedule import Schedule, WarmupStableDecay
+
+
+class AdamW(Config):
+    """AdamW for all weights. Source: Loshchilov and Hutter 2017 (arXiv:1711.05101)."""
+
+    use: Literal["adamw"]
+    """`adamw`: one moving average of the gradient, one of its square."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak rate. Source: 1e-3 was better than 3e-3 at 4M parameters on books; see docs/lab-notes.md."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Memory of the gradient."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Memory of its square. Source: GPT-3 (arXiv:2005.14165, appendix B)."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to the root of the square."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled decay of matrices and embeddings, times the learning rate; norms do not decay."""
+
+
+class Muon(Config):
+    """Muon for the matrices of the blocks, AdamW for embeddings, head and norms.
+
+    Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); update size 0.2 sqrt(max(rows, columns)) from Liu et
+    al. 2025 (Moonlight, arXiv:2502.16982), with which AdamW's habits for rate and decay carry over.
+    """
+
+    use: Literal["muon"]
+    """`muon`: momentum, made orthogonal by a Newton-Schulz iteration."""
+    learning_rate: float = Field(default=6e-3, gt=0)
+    """Peak rate of the matrices."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Memory of the gradient, with a look ahead (Nesterov)."""
+    newton_schulz_steps: int = Field(default=5, ge=1, le=10)
+    """Steps of the iteration; each costs three matrix products per matrix."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled decay of the matrices, times the learning rate."""
+    adamw_learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak rate of embeddings, head and norms."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's memory of the gradient."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """AdamW's memory of its square."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW's addition to the root of the square."""
+
+
+Optimizer = Annotated[AdamW | Muon, Field(discriminator="use")]
+"""How gradients change weights."""
+
+
+class Train(Config):
+    """How the weights are trained. Set exactly one of `steps`, `total_tokens` and `budget`."""
+
+    sequence_length: int = Field(ge=2)
+    """Tokens of a training row; at most the model's context_length."""
+    batch_tokens: Tokens = Field(ge=2)
+    """Tokens of one step, a multiple of `sequence_length`."""
+    steps: Count | None = Field(default=None, ge=1)
+    """Optimizer updates in all."""
+    total_tokens: Tokens | None = Field(default=None, ge=1)
+    """Tokens to train on in all, rounded up to whole steps."""
+    budget: Seconds | None = Field(default=None, gt=0)
+    """Time to train for: steps, validation and checkpoints, but not compilation. Needs the schedule `wsd`, whose decay
+    begins when the time left is its share. How many steps that makes depends on the machine; training ends earlier,
+    with a warning, where it would see a source more often than the mixture allows."""
+    micro_batch_sequences: int = Field(default=0, ge=0)
+    """Rows of one forward and backward pass, a divisor of those of a batch; 0 takes as many as make 4,096 tokens."""
+    optimizer: Optimizer = Muon(use="muon")
+    """How gradients change weights."""
+    schedule: Schedule = WarmupStableDecay(use="wsd")
+    """How the learning rate goes over the run."""
+    clip_norm: float = Field(default=1.0, ge=0)
+    """Largest norm of the gradient of all weights together; 0 does not clip."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the arithmetic; weights and optimizer stay fp32. `auto` measures both and takes the faster."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Translate the model to machine code first. `auto` goes on without it, with a warning, where that fails."""
+    mixture: Mixture = Mixture()
+    """What share of the training tokens comes from each source."""
+    seed: int = 0
+    """Which order of the documents."""
+    log_every: Count = Field(default=1, ge=1)
+    """Steps between two lines of metrics.jsonl."""
+    validate_every: Count = Field(default=100, ge=0)
+    """Steps between two measurements of the validation loss; 0 measures at the end only."""
+    validation_tokens: Tokens = Field(default=32_768, ge=2)
+    """Held-out tokens of each source for the validation loss."""
+    checkpoint_every: Count = Field(default=0, ge=0)
+    """Steps between two checkpoints; 0 goes by `checkpoint_interval` only."""
+    checkpoint_interval: Seconds = Field(default=30.0, ge=0)
+    """Time between two checkpoints, which is what a kill can cost; 0 goes by `checkpoint_every` only. Saving a model of
+    4M parameters takes well under a second; a larger interval suits much larger models."""
+    keep_last: int = Field(default=2, ge=1)
+    """Checkpoints kept, older ones are removed. The newest is kept beside them until a step from it has shown that its
+    weights give a finite loss."""
+    max_nonfinite: int = Field(default=0, ge=0)
+    """Updates that may be left out because the loss or its gradient is not finite; one more stops the run."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        given = [name for name in ("steps", "total_tokens", "budget") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"set exactly one of steps, total_tokens and budget; got {' and '.join(given) or 'none'}")
+        if self.batch_tokens % self.sequence_length:
+            near = max(round(self.batch_tokens / self.sequence_length), 1) * self.sequence_length
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens:,} is not a multiple of sequence_length {self.sequence_length:,}; "
+                f"{near:,} would be"
+            )
+        if self.micro_batch_sequences and self.batch_sequences % self.micro_batch_sequences:
+            raise ValueError(
+                f"a batch of {self.batch_sequences} sequences does not divide by micro_batch_sequences "
+                f"{self.micro_batch_sequences}"
+            )
+        if self.budget is not None and not isinstance(self.schedule, WarmupStableDecay):
+            raise ValueError(f"a budget needs the schedule wsd; {self.schedule.use} must know its end from the start")
+        return self
+
+    @property
+    def batch_sequences(self) -> int:
+        """Rows of a batch."""
+        return self.batch_tokens // self.sequence_length
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Optimizer updates in all; None when a budget decides on the way."""
+        return self.steps if self.total_tokens is None else -(-self.total_tokens // self.batch_tokens)
+
+    @property
+    def planned_tokens(self) -> int | None:
+        """Tokens to train on in all; None when a budget decides on the way."""
+        return None if self.planned_steps is None else self.planned_steps * self.batch_tokens
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of one forward and backward pass, resolved.
+
+        Source: a prototype on one core: 1,024, 2,048 and 4,096 tokens were within 8 %; see docs/lab-notes.md.
+        """
+        most = self.micro_batch_sequences or max(4096 // self.sequence_length, 1)
+        return max(
+            rows for rows in range(1, self.batch_sequences + 1) if rows <= most and not self.batch_sequences % rows
+        )

@@ -1,0 +1,166 @@
+"""AdamW and Muon over groups of parameters, and their state by the names of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headwater.model.config import ModelConfig
+from headwater.model.transformer import Transformer
+from headwater.training.config import AdamW, Muon, Optimizer
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration. Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon)."""
+
+
+class Optimizers:
+    """All optimizers of a run as one.
+
+    Attributes:
+        parameters: what is trained, by name.
+    """
+
+    def __init__(self, model: Transformer, settings: Optimizer, precision: torch.dtype = torch.float32) -> None:
+        """Make the optimizers for a model.
+
+        Args:
+            model: what is trained.
+            settings: which optimizer, and its rates.
+            precision: number format of Muon's iteration.
+        """
+        self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
+        matrices = {name: p for name, p in self.parameters.items() if name.startswith("blocks.") and p.dim() == 2}
+        others = {name: p for name, p in self.parameters.items() if name not in matrices}
+        rate = settings.learning_rate if isinstance(settings, AdamW) else settings.adamw_learning_rate
+        decay = settings.weight_decay if isinstance(settings, AdamW) else 0.0
+        decayed = [p for p in others.values() if p.dim() == 2]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": decay},
+            {"params": [p for p in others.values() if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        if isinstance(settings, AdamW):
+            groups.insert(0, {"params": list(matrices.values()), "weight_decay": decay})
+        betas = (settings.beta1, settings.beta2)
+        self._all: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=rate, betas=betas, eps=settings.epsilon, fused=True)
+        ]
+        if isinstance(settings, Muon):
+            pieces = {p: _row_pieces(name, model.config) for name, p in matrices.items()}
+            self._all.append(BatchedMuon(pieces, settings, precision))
+        for group in self._groups():
+            group["peak"] = group["lr"]
+
+    def step(self, rate_share: float) -> None:
+        """Update the weights from their gradients with `rate_share` of the peak learning rates, and drop the gradients."""
+        for group in self._groups():
+            group["lr"] = group["peak"] * rate_share
+        for optimizer in self._all:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients without an update."""
+        for optimizer in self._all:
+            optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the last update: that of the matrices."""
+        return float(self._all[-1].param_groups[0]["lr"])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state, as `<parameter>/<what>`."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
+        found = {}
+        for optimizer in self._all:
+            for parameter, state in optimizer.state.items():
+                found |= {f"{names[parameter]}/{what}": tensor for what, tensor in state.items()}
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a state that `tensors` gave."""
+        for optimizer in self._all:
+            optimizer.state.clear()
+        owners: dict[Any, torch.optim.Optimizer] = {
+            p: optimizer for optimizer in self._all for group in optimizer.param_groups for p in group["params"]
+        }
+        for key, tensor in tensors.items():
+            name, _, what = key.rpartition("/")
+            parameter = self.parameters[name]
+            owners[parameter].state[parameter][what] = tensor.to(parameter.device)
+
+    def _groups(self) -> Iterable[dict[str, Any]]:
+        return (group for optimizer in self._all for group in optimizer.param_groups)
+
+
+class BatchedMuon(torch.optim.Optimizer):
+    """Muon with all pieces of equal shape in one batched iteration, and joint matrices taken apart into their parts.
+
+    Source: as class `Muon` of the settings. We do not use torch.optim.Muon: it goes matrix by matrix, would take query,
+    key and value rows as one matrix, and always computes in bf16, which processors without bf16 arithmetic emulate.
+    """
+
+    def __init__(self, pieces: Mapping[nn.Parameter, list[int]], settings: Muon, precision: torch.dtype) -> None:
+        """Make the optimizer.
+
+        Args:
+            pieces: matrix -> rows of each of its parts.
+            settings: rates.
+            precision: number format of the iteration.
+        """
+        super().__init__([{"params": list(pieces), "lr": settings.learning_rate}], {})
+        self._pieces = pieces
+        self._settings = settings
+        self._precision = precision
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update the matrices from their gradients."""
+        assert closure is None, "Muon does not evaluate the loss again"
+        momentum, rate = self._settings.momentum, self.param_groups[0]["lr"]
+        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for parameter, rows in self._pieces.items():
+            assert parameter.grad is not None, "a matrix without gradient"
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            state["momentum"].lerp_(parameter.grad, 1 - momentum)
+            ahead = parameter.grad.lerp(state["momentum"], momentum)
+            parameter.mul_(1 - rate * self._settings.weight_decay)
+            for piece, direction in zip(parameter.split(rows), ahead.split(rows), strict=True):
+                by_shape.setdefault(tuple(piece.shape), []).append((piece, direction))
+        for shape, group in by_shape.items():
+            stacked = torch.stack([direction for _, direction in group])
+            update = orthogonalize(stacked.to(self._precision), self._settings.newton_schulz_steps)
+            scale = 0.2 * max(shape) ** 0.5
+            for (piece, _), change in zip(group, update, strict=True):
+                piece.add_(change.to(piece.dtype), alpha=-rate * scale)
+
+
+def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
+    """Bring the singular values of each matrix close to 1 [count, rows, columns].
+
+    Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon): quintic Newton-Schulz iteration with coefficients
+    that leave singular values between about 0.7 and 1.2.
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    for _ in range(steps):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def _row_pieces(name: str, config: ModelConfig) -> list[int]:
+    """Rows of each part of a block's matrix: joint matrices are made of several."""
+    if name.endswith("attention.qkv.weight"):
+        kv = config.num_kv_heads * config.head_size
+        return [config.num_heads * config.head_size, kv, kv]
+    if name.endswith("ffn.gate_up.weight"):
+        return [config.ffn_size, config.ffn_size]
+    return [config.hidden_size]

@@ -1,0 +1,76 @@
+"""The loss on held-out documents of each source, always the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headwater.core.errors import MismatchError
+from headwater.core.stage import Workspace
+from headwater.model.transformer import Transformer
+from headwater.tokens.loader import Batch, HeldOutBatches
+from headwater.training.config import Train
+
+
+class Validation:
+    """Measures a model on some held-out documents of each source of the mixture."""
+
+    def __init__(self, settings: Train, tokens: Path, shares: Mapping[str, int], out: Workspace) -> None:
+        """Open the held-out documents.
+
+        Args:
+            settings: how many tokens, in rows of which length.
+            tokens: folder of the stage encode.
+            shares: how the training rows are shared out between the sources.
+            out: told of sources that have too little to measure.
+        """
+        self._rows = settings.micro_batch
+        self._shares = dict(shares)
+        self._sources: dict[str, HeldOutBatches] = {}
+        for name in shares:
+            try:
+                batches = HeldOutBatches(tokens, name, settings.sequence_length, self._rows, settings.validation_tokens)
+            except MismatchError as error:
+                out.warn(f"no validation loss for source '{name}': {error.problem}")
+                continue
+            self._sources[name] = batches
+
+    def __call__(self, model: Transformer, device: str) -> dict[str, dict[str, float]]:
+        """Measure: loss [nats per token] and bits per byte of each source, and in `total`.
+
+        The total loss is that of the mixture, to be compared with the training loss. The total of bits per byte is all
+        bits over all bytes of the documents measured, as in the stage evaluate: each source weighs by its bytes.
+        """
+        loss = {name: self._loss(model, batches, device) for name, batches in self._sources.items()}
+        bits = {name: self._sources[name].bits_per_byte(value) for name, value in loss.items()}
+        if loss:
+            loss["total"] = _mean(loss, self._shares)
+            bits["total"] = _mean(bits, {name: batches.bytes for name, batches in self._sources.items()})
+        return {"validation_loss": loss, "validation_bits_per_byte": bits}
+
+    def _loss(self, model: Transformer, batches: HeldOutBatches, device: str) -> float:
+        total, left = 0.0, batches.tokens
+        for batch in batches:
+            rows = len(batch.tokens)
+            # Gradient mode stays on and short batches are filled up, because the compiled code was made for training
+            # and for this many rows; anything else would compile again.
+            tokens, targets, documents = (tensor.to(device) for tensor in _fill(batch, self._rows))
+            with torch.enable_grad():
+                losses = model.token_losses(tokens, targets, documents)
+            counted = losses[:rows].flatten()[:left]
+            total += float(counted.double().sum())
+            left -= counted.numel()
+        return total / batches.tokens
+
+
+def _mean(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    return sum(weights[name] * value for name, value in values.items()) / sum(weights[name] for name in values)
+
+
+def _fill(batch: Batch, rows: int) -> list[Tensor]:
+    missing = rows - len(batch.tokens)
+    return [torch.from_numpy(np.pad(array, ((0, missing), (0, 0)), mode="edge")) for array in batch]

@@ -1,0 +1,181 @@
+"""The whole flow on a tiny recipe: once, again, changed, and from Python as from the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from headwater import load, plan, run
+from headwater.core.errors import RecipeError, StoreError
+from headwater.flow import Results, report_so_far
+
+TINY = Path(__file__).parent / "tiny.yaml"
+STAGES = [
+    "read",
+    "clean",
+    "dedup",
+    "split",
+    "tokenizer",
+    "encode",
+    "initialize",
+    "train",
+    "evaluate",
+    "export",
+    "report",
+]
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture
+def settings(place: Path, prose: Path) -> tuple[str, ...]:
+    return (f"read.sources.prose.paths=[{prose}]", f"machine.store={place / 'store'}", f"machine.runs={place / 'runs'}")
+
+
+@pytest.fixture(scope="session")
+def results(place: Path, prose: Path) -> Results:
+    overrides = (
+        f"read.sources.prose.paths=[{prose}]",
+        f"machine.store={place / 'store'}",
+        f"machine.runs={place / 'runs'}",
+    )
+    return run(load(TINY, *overrides))
+
+
+def test_every_stage_ran_and_the_links_work(results: Results) -> None:
+    assert list(results.ran) == STAGES
+    assert results.report is not None
+    assert "<html" in results.report.read_text(encoding="utf-8")
+    assert (results.folder / "report.md").read_text(encoding="utf-8").startswith("# ")
+    assert results.model is not None
+    names = {path.name for path in results.model.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
+    for name in STAGES:
+        assert (results.folder / "stages" / name / "manifest.json").is_file()
+
+
+def test_the_summary_agrees_with_the_manifests(results: Results) -> None:
+    summary = results.summary
+    manifests = {name: json.loads((path / "manifest.json").read_text()) for name, path in results.stages.items()}
+    assert summary["documents_in"] == manifests["read"]["counts"]["documents_in"]
+    assert summary["documents_in"] - sum(summary["dropped"].values()) == summary["documents_out"]
+    assert summary["documents_out"] == manifests["dedup"]["counts"]["documents_out"]
+    assert summary["steps"] == 20
+    assert summary["tokens"] == 20 * 512
+    assert summary["parameters"] == manifests["initialize"]["counts"]["parameters"]
+    assert summary["initial_loss"] == pytest.approx(summary["expected_initial_loss"], abs=0.1)
+    scores = summary["final_validation_bits_per_byte"]
+    assert set(scores) == {"prose", "total"}
+    assert 1.0 < scores["total"] < 8.0
+    assert 0 < summary["mfu"] < 1
+    assert summary["tokens_per_second"] > 0
+    assert set(summary["seconds"]) >= set(STAGES) - {"report"}
+
+
+def test_training_taught_something(results: Results) -> None:
+    scores = json.loads((results.stages["evaluate"] / "scores.json").read_text())["bits_per_byte"]
+    assert scores["trained"]["total"]["value"] < 0.9 * scores["untrained"]["total"]["value"]
+
+
+def test_every_document_is_somewhere(results: Results) -> None:
+    import pyarrow.parquet as pq
+
+    def ids(name: str, folder: str) -> list[str]:
+        files = sorted((results.stages[name] / folder).glob("*.parquet"))
+        return [value for file in files for value in pq.read_table(file, columns=["id"])["id"].to_pylist()]
+
+    assert sorted(ids("read", "documents")) == sorted(ids("clean", "documents") + ids("clean", "dropped"))
+    assert sorted(ids("clean", "documents")) == sorted(ids("dedup", "documents") + ids("dedup", "dropped"))
+    assert sorted(ids("dedup", "documents")) == sorted(ids("split", "documents") + ids("split", "held_out"))
+    assert set(ids("split", "documents")).isdisjoint(ids("split", "held_out"))
+
+
+def test_nothing_runs_twice(results: Results, settings: tuple[str, ...], place: Path) -> None:
+    again = run(load(TINY, *settings))
+    assert again.ran == ()
+    assert again.stages == results.stages
+    command = [sys.executable, "-m", "headwater", "run", str(TINY), *settings]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=place)
+    assert time.perf_counter() - start < 10  # the goal is 2 s; bench/second_run.py measures it
+    assert "Nothing to do" in done.stdout
+    assert "torch" not in done.stderr
+
+
+def test_the_second_run_loads_no_torch(results: Results, settings: tuple[str, ...]) -> None:
+    code = "import sys; from headwater import load, run; run(load(*sys.argv[1:])); print('torch' in sys.modules, 'numba' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(TINY), *settings], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_changed_setting_reruns_what_depends_on_it(results: Results, settings: tuple[str, ...]) -> None:
+    def waiting(*overrides: str) -> dict[str, str]:
+        return {step.name: step.reason for step in plan(load(TINY, *settings, *overrides)).waiting}
+
+    assert waiting("evaluate.max_new_tokens=8") == {"evaluate": "max_new_tokens 16 -> 8", "report": "evaluate changed"}
+    assert list(waiting("train.steps=30")) == ["train", "evaluate", "export", "report"]
+    assert list(waiting("clean.steps.1.min_characters=200")) == STAGES[1:]
+    assert waiting("clean.steps.1.min_characters=200")["clean"] == "steps.1.min_characters 160 -> 200"
+    assert waiting("machine.workers=1", "machine.threads=1") == {}
+
+
+def test_a_run_until_a_stage_keeps_the_links_of_later_ones(results: Results, settings: tuple[str, ...]) -> None:
+    again = run(load(TINY, *settings), until="clean")
+    assert list(again.stages) == ["read", "clean"]
+    assert again.report is not None
+    assert again.model is not None
+
+
+def test_until(settings: tuple[str, ...]) -> None:
+    planned = plan(load(TINY, *settings), until="split")
+    assert [step.name for step in planned.steps] == STAGES[:4]
+
+
+def test_worker_count_does_not_change_results(results: Results, settings: tuple[str, ...], tmp_path: Path) -> None:
+    other = run(load(TINY, *settings, f"machine.store={tmp_path}", "machine.workers=3"), until="encode")
+    for name in STAGES[1:6]:
+        one = json.loads((results.stages[name] / "manifest.json").read_text())
+        three = json.loads((other.stages[name] / "manifest.json").read_text())
+        assert one["fingerprint"] == three["fingerprint"]
+        assert one["files"] == three["files"], name
+
+
+def test_a_missing_section_is_named(settings: tuple[str, ...]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan(load(TINY, *settings, "encode=null"))
+    assert caught.value.lines == (
+        "tiny: train: needs encode; add a section 'encode:'",
+        "tiny: evaluate: needs encode; add a section 'encode:'",
+    )
+
+
+def test_a_store_edited_by_hand_is_refused(results: Results, settings: tuple[str, ...]) -> None:
+    file = results.stages["encode"] / "tokens.json"
+    before = file.read_bytes()
+    try:
+        file.write_bytes(before.replace(b"1", b"2"))
+        with pytest.raises(StoreError, match=r"tokens\.json: was changed after its stage finished \(hash mismatch\)"):
+            plan(load(TINY, *settings))
+    finally:
+        file.write_bytes(before)
+
+
+def test_a_report_before_the_end(settings: tuple[str, ...], tmp_path: Path) -> None:
+    recipe = load(TINY, *settings, f"machine.store={tmp_path / 's'}", f"machine.runs={tmp_path / 'r'}")
+    with pytest.raises(StoreError, match="no stage is finished yet"):
+        report_so_far(recipe)
+    run(recipe, until="clean")
+    partial = report_so_far(recipe)
+    assert partial.report is not None
+    assert "clean" in partial.report.read_text(encoding="utf-8")
+    assert partial.summary["steps"] is None

@@ -1,0 +1,109 @@
+"""The command line: what it prints where, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = Path(__file__).parent / "flow" / "tiny.yaml"
+
+
+def headwater(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "headwater", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def test_new_check_show(tmp_path: Path) -> None:
+    done = headwater("new", "my.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "headwater check my.yaml" in done.stdout
+    done = headwater("check", "my.yaml", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("my.yaml: ok, 11 stages: read, clean")
+    done = headwater("show", "my.yaml", "--json", "train.seed=7", folder=tmp_path)
+    assert json.loads(done.stdout)["train"]["seed"] == 7
+    done = headwater("show", "my.yaml", folder=tmp_path)
+    (tmp_path / "shown.yaml").write_text(done.stdout)
+    again = headwater("show", "shown.yaml", folder=tmp_path)
+    assert again.stdout == done.stdout
+
+
+def test_new_does_not_overwrite(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("mine")
+    done = headwater("new", "my.yaml", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["my.yaml: exists already", "hint: choose another name, or remove it"]
+    assert (tmp_path / "my.yaml").read_text() == "mine"
+
+
+def test_problems_are_lines_with_places_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("read:\n  sources:\n    a: {use: tekst, paths: [x]}\ntrian: {}\n")
+    done = headwater("check", "bad.yaml", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[:2] == [
+        "bad.yaml:3: read.sources.a.use: no such choice 'tekst'; did you mean 'text'?",
+        "bad.yaml:4: trian: no such setting; did you mean 'train'?",
+    ]
+    assert done.stderr.splitlines()[2].startswith("hint: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "demmo"), "demmo: no such recipe; did you mean 'demo'?"),
+        (("run", "absent.yaml"), "absent.yaml: no such recipe"),
+        (("plan", "demo", "--until", "trian"), "no such stage 'trian'; did you mean 'train'?"),
+        (("list", "recipe"), "no such list 'recipe'; did you mean 'recipes'?"),
+        (("runn", "demo"), "runn"),
+        (("plan", "demo", "train.sede=1"), "train.sede=1: train.sede: no such setting; did you mean 'seed'?"),
+    ],
+)
+def test_what_the_user_can_cause_is_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = headwater(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_plan_as_a_table_and_as_json(tmp_path: Path, prose: Path) -> None:
+    source = f"read.sources.prose.paths=[{prose}]"
+    done = headwater("plan", str(TINY), source, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split() == ["stage", "state", "time", "disk", "basis", "why"]
+    assert done.stdout.splitlines()[-1].startswith("tiny: 11 of 11 stages run, about ")
+    done = headwater("plan", str(TINY), source, "--json", "--until", "clean", folder=tmp_path)
+    assert [row["stage"] for row in json.loads(done.stdout)["stages"]] == ["read", "clean"]
+    assert not (tmp_path / "store").exists()
+
+
+def test_list_and_doctor(tmp_path: Path) -> None:
+    done = headwater("list", folder=tmp_path)
+    assert {"demo", "shakespeare"} <= {line.split()[0] for line in done.stdout.splitlines()[1:] if line[0] != " "}
+    for what in ("stages", "sources", "steps", "runs"):
+        done = headwater("list", what, "--json", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert isinstance(json.loads(done.stdout), list)
+    done = headwater("doctor", "--json", folder=tmp_path)
+    assert done.returncode == 0
+    assert {"Python", "torch", "disk"} <= {finding["what"] for finding in json.loads(done.stdout)}
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    import headwater as package
+
+    assert headwater("--version", folder=tmp_path).stdout.strip() == package.__version__
+    done = headwater("--help", folder=tmp_path)
+    assert done.returncode == 0
+    for verb in ("new", "check", "show", "plan", "run", "report", "export", "list", "doctor"):
+        assert verb in done.stdout
+
+
+def test_help_loads_neither_torch_nor_numba(tmp_path: Path) -> None:
+    code = "import sys, headwater.cli, headwater.flow, headwater.recipe; print([m for m in ('torch', 'numba', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,50 @@
+"""Recipes whose sections are each valid but do not fit together are refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headwater.core.errors import RecipeError
+from headwater.recipe import load
+
+RECIPE = """
+read: {sources: {prose: {use: text, paths: a.txt}, code: {use: text, paths: b.txt}}}
+clean: {steps: [{use: normalise, sources: [prose]}]}
+tokenizer: {use: train_bpe, vocab_size: 500, weights: {prose: 1, code: 2}}
+initialize: {use: random, model: {hidden_size: 32, num_layers: 1, num_heads: 2, context_length: 128}}
+train: {steps: 5, sequence_length: 64, batch_tokens: 128, mixture: {weights: {prose: 1, code: 1}}}
+evaluate: {context_length: 128, prompts_from: {prose: 2}}
+"""
+
+
+def test_a_recipe_that_fits_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(RECIPE)
+    assert load(tmp_path / "good.yaml").name == "good"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "place", "problem"),
+    [
+        ("sources: [prose]", "sources: [pros]", "3: clean.steps.0.sources", "no source 'pros' in read.sources; did"),
+        ("{prose: 1, code: 2}", "{proes: 1}", "4: tokenizer.weights.proes", "no source 'proes' in read.sources; did"),
+        ("{prose: 1, code: 1}", "{prose: 1, cod: 1}", "6: train.mixture.weights.cod", "no source 'cod' in"),
+        ("{prose: 1, code: 1}", "{prose: 1}", "6: train.mixture.weights", "source 'code' has no weight"),
+        ("{prose: 2}", "{prose: 2, cdoe: 1}", "7: evaluate.prompts_from.cdoe", "did you mean 'code'?"),
+        ("sequence_length: 64", "sequence_length: 129", "6: train.sequence_length", ""),
+        (
+            "{context_length: 128, prompts",
+            "{context_length: 129, prompts",
+            "7: evaluate.context_length",
+            "129 tokens are more than initialize.model.context_length 128",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told_by_place(tmp_path: Path, right: str, wrong: str, place: str, problem: str) -> None:
+    assert RECIPE.count(right) == 1
+    (tmp_path / "bad.yaml").write_text(RECIPE.replace(right, wrong).replace("batch_tokens: 128", "batch_tokens: 8256"))
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path / "bad.yaml")
+    assert f"bad.yaml:{place}: " in str(caught.value)
+    assert problem in str(caught.value)

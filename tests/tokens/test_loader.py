@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from headwater.core.errors import MismatchError
+from headwater.tokens.loader import Batches, HeldOutBatches
+from headwater.tokens.mixture import Mixture
+from headwater.tokens.packing import permutation
+from headwater.tokens.shards import TokenFolder
+
+LENGTHS = {"prose": [40, 7, 90, 33, 15, 120, 4, 8, 61], "code": [200, 3, 77, 12, 150, 31]}
+
+
+def open_batches(folder: Path, seed: int = 0, batch_sequences: int = 4) -> Batches:
+    return Batches(folder, Mixture(weights={"prose": 3, "code": 1}), 24, batch_sequences, seed)
+
+
+def test_rows_hold_the_tokens_of_their_documents(make_tokens):
+    folder = make_tokens(**LENGTHS)
+    batches = open_batches(folder)
+    sources = {name: TokenFolder(folder).source(name) for name in LENGTHS}
+    for step in range(30):
+        batch = batches.batch(step)
+        assert batch.tokens.shape == batch.targets.shape == batch.documents.shape == (4, 24)
+        assert batch.tokens.dtype == batch.targets.dtype == batch.documents.dtype == np.int32
+        for index, row in enumerate(batches.rows(step)):
+            parts = [sources[row.source].document(p.document)[p.first : p.first + p.tokens] for p in row.pieces]
+            expected = np.concatenate(parts)
+            assert batch.tokens[index].tolist() == expected[:-1].tolist()
+            assert batch.targets[index].tolist() == expected[1:].tolist()
+            numbers = np.repeat(np.arange(len(parts)), [len(part) for part in parts])[:-1]
+            assert batch.documents[index].tolist() == numbers.tolist()
+
+
+def test_a_step_depends_on_nothing_but_seed_and_step(make_tokens):
+    folder = make_tokens(**LENGTHS)
+    ahead = [open_batches(folder).batch(step) for step in range(40)]
+    resumed = open_batches(folder)
+    for step in [17, *range(18, 40), 3]:
+        for left, right in zip(ahead[step], resumed.batch(step), strict=True):
+            assert np.array_equal(left, right)
+
+
+def test_rows_do_not_depend_on_how_they_are_batched(make_tokens):
+    folder = make_tokens(**LENGTHS)
+    small, large = open_batches(folder, batch_sequences=2), open_batches(folder, batch_sequences=6)
+    rows = np.concatenate([small.batch(step).tokens for step in range(9)])
+    assert np.array_equal(rows, np.concatenate([large.batch(step).tokens for step in range(3)]))
+
+
+def test_seeds_differ(make_tokens):
+    folder = make_tokens(**LENGTHS)
+    assert not np.array_equal(open_batches(folder, 0).batch(0).tokens, open_batches(folder, 1).batch(0).tokens)
+
+
+def test_an_epoch_sees_every_token_of_its_source_once(make_tokens):
+    folder = make_tokens(prose=LENGTHS["prose"])
+    source = TokenFolder(folder).source("prose")
+    batches = Batches(folder, Mixture(), 21, 1, 5)
+    rows = source.num_tokens // 21
+    assert source.num_tokens == 378 == rows * 21, "an epoch of whole rows: nothing is carried"
+    seen = np.concatenate([batches.batch(step).tokens[0] for step in range(rows)])
+    everything = np.concatenate([source.document(index) for index in range(source.num_documents)])
+    assert sorted(seen.tolist()) == sorted(everything.tolist())
+
+
+def test_the_mixture_decides_which_source_a_row_is_from(make_tokens):
+    batches = open_batches(make_tokens(**LENGTHS))
+    sources = [row.source for step in range(10) for row in batches.rows(step)]
+    assert sources.count("prose") == 30
+    assert all(sources[i : i + 4].count("code") == 1 for i in range(0, 40, 4))
+    assert [plan.rows for plan in batches.plan(10).sources] == [30, 10]
+
+
+def test_sources_of_weight_zero_are_left_out(make_tokens):
+    batches = Batches(make_tokens(**LENGTHS), Mixture(weights={"prose": 1, "code": 0}), 24, 4, 0)
+    assert {row.source for step in range(10) for row in batches.rows(step)} == {"prose"}
+
+
+def test_a_sequence_longer_than_the_source_is_refused(make_tokens):
+    folder = make_tokens(**LENGTHS)
+    with pytest.raises(MismatchError, match="source 'prose' has 378 tokens: too few for one sequence of 378"):
+        Batches(folder, Mixture(), 378, 1, 0)
+    Batches(folder, Mixture(), 377, 1, 0).batch(0)
+
+
+def test_a_sequence_longer_than_any_document_is_warned_of(make_tokens):
+    folder = make_tokens(**LENGTHS)
+    assert open_batches(folder).warnings == ()
+    (warning,) = Batches(folder, Mixture(), 160, 1, 0).warnings
+    assert "source 'prose' fills a sequence of 160 tokens: the longest has 120, the median 33" in warning
+
+
+def test_too_many_steps_are_refused(make_tokens):
+    batches = open_batches(make_tokens(**LENGTHS))
+    batches.plan(20)
+    with pytest.raises(MismatchError, match="which are 1,512 in 4 epochs"):
+        batches.plan(40)
+
+
+def counted(batches: HeldOutBatches) -> tuple[list[int], list[int]]:
+    """Inputs and targets that count."""
+    found = list(batches)
+    assert len(found) == len(batches)
+    assert all(len(batch.tokens) <= 4 for batch in found)
+    inputs, targets = (np.concatenate([batch[part].ravel() for batch in found]) for part in (0, 1))
+    assert not targets[batches.tokens :].any(), "filled up with something else than separators"
+    return inputs[: batches.tokens].tolist(), targets[: batches.tokens].tolist()
+
+
+@pytest.mark.parametrize(("max_tokens", "length"), [(10_000, 10), (473, 150), (300, 24), (200, 1000)])
+def test_held_out_batches_are_whole_documents_drawn_as_for_evaluate(make_tokens, max_tokens: int, length: int):
+    folder = make_tokens(**LENGTHS)
+    source = TokenFolder(folder).source("code", "held_out")
+    drawn: list[np.ndarray] = []
+    for index in permutation(source.num_documents, "evaluate/code").tolist():
+        if sum(map(len, drawn)) + source.lengths[index] > max_tokens:
+            break
+        drawn.append(source.document(index))
+    batches = HeldOutBatches(folder, "code", length, 4, max_tokens)
+    inputs, targets = counted(batches)
+    assert inputs == np.concatenate(drawn).tolist()
+    assert targets == [*inputs[1:], 0]
+    assert len(drawn) == 6 or max_tokens < 473
+    assert batches.bytes == sum(3 * (len(document) - 1) for document in drawn)
+
+
+def test_bits_per_byte_are_of_the_documents_measured(make_tokens):
+    """Documents of very different bytes per token: only those that are measured may count."""
+    folder = make_tokens(code=[100] * 20)
+    for path in (folder / "held_out").glob("*.parquet"):
+        index = pq.read_table(path)
+        sizes = pa.array([int(start) // 10 + 7 for start in index["start"].to_pylist()], pa.uint32())
+        pq.write_table(index.set_column(3, "bytes", sizes), path)
+    source = TokenFolder(folder).source("code", "held_out")
+    order = permutation(20, "evaluate/code")
+    batches = HeldOutBatches(folder, "code", 24, 4, max_tokens=350)
+    assert batches.tokens == 300
+    assert batches.bits_per_byte(math.log(2)) == pytest.approx(300 / source.bytes[order[:3]].sum())
+
+
+def test_a_held_out_document_beyond_the_limit_is_cut(make_tokens):
+    batches = HeldOutBatches(make_tokens(code=[201]), "code", 24, 4, max_tokens=67)
+    inputs, targets = counted(batches)
+    assert len(inputs) == 67
+    assert inputs[1:] == targets[:-1]
+    assert targets[-1] != 0, "it does not end here"
+    assert batches.bytes == pytest.approx(67 / 201 * 600)
+
+
+def test_without_held_out_documents_there_are_no_batches(make_tokens):
+    with pytest.raises(MismatchError, match="source 'code' has no held-out documents"):
+        HeldOutBatches(make_tokens(code=[]), "code", 24, 4, max_tokens=67)
