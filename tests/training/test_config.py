@@ -27,6 +27,7 @@ def test_the_end_is_given_in_one_of_three_ways():
             {"steps": 5, "batch_tokens": 2000},
             "batch_tokens 2,000 is not a multiple of sequence_length 256; 2,048 would be",
         ),
+        ({"budget": 60, "schedule": {"use": "wsd", "decay_share": 1}}, "decay_share must leave time .* not 1"),
         ({"steps": 5, "micro_batch_sequences": 3}, "a batch of 8 sequences does not divide by micro_batch_sequences 3"),
         ({"budget": 60, "schedule": {"use": "cosine"}}, "a budget needs the schedule wsd"),
     ],

@@ -220,6 +220,18 @@ def test_a_budget_ends_where_the_data_do(world, settings, out, mixture):
     assert rates[-1] < max(rates) / 4
 
 
+def test_a_last_update_that_breaks_the_weights_is_noticed(world, settings, out):
+    run = Run(settings(checkpoint_every=1), world, out)
+    while not run.finished:
+        run.step()
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(math.inf)
+    with pytest.raises(TrainingError, match="step 20: its update made weights that are not finite") as caught:
+        run.finish()
+    assert "step-000019" in caught.value.hint
+    assert not (out.folder / "checkpoint").exists()
+
+
 def test_time_is_told_apart(world, settings, out, monkeypatch):
     run = Run(settings(validate_every=1, checkpoint_every=1, validation_tokens=1_000), world, out)
     now = 0.0  # a clock of our own: 1 s for a gradient, 10 s to validate, 100 s to save

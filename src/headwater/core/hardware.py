@@ -50,9 +50,17 @@ class Machine(Config):
         return self.threads or core_count()
 
 
-def core_count() -> int:
-    """Processor cores that this process may use (a container's limit counts)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def core_count(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Processor cores that this process may use: those it may run on, or a container's share of time, rounded up.
+
+    Source: the file cpu.max of Linux control groups, version 2: microseconds of processor time in each period.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text(encoding="ascii").split()
+        return max(1, min(cores, -(-int(allowed) // int(period))))
+    except (OSError, ValueError):  # no control groups, or "max": no limit
+        return cores
 
 
 def colour_allowed() -> bool:

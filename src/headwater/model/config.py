@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from headwater.core.config import Config
 from headwater.core.errors import InputError
+
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A folder of the user's; `~` is the home folder."""
 
 
 def _ffn_size(known: dict[str, Any]) -> int:
@@ -155,11 +158,11 @@ class HuggingFaceWeights(Config):
 
     use: Literal["huggingface"]
     """`huggingface`: a folder with config.json and model.safetensors of a Llama or Qwen3 model."""
-    path: Path
+    path: Folder
     """The folder."""
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
-        """What the weights are, whatever the folder is called.
+        """The content of its files.
 
         Raises:
             InputError: the folder or its files are missing.
@@ -172,11 +175,11 @@ class CheckpointWeights(Config):
 
     use: Literal["checkpoint"]
     """`checkpoint`: a checkpoint folder of another run."""
-    path: Path
+    path: Folder
     """The folder: the one that holds model.json."""
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
-        """What the weights are, whatever the folder is called.
+        """The content of its files.
 
         Raises:
             InputError: the folder or its files are missing.

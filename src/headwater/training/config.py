@@ -56,6 +56,9 @@ class Muon(Config):
     """AdamW's addition to the root of the square."""
 
 
+INITIAL_LOSS_TOLERANCE = 0.1
+"""Largest difference [nats per token] between the first loss and the expected one that passes without a warning."""
+
 Optimizer = Annotated[AdamW | Muon, Field(discriminator="use")]
 """How gradients change weights."""
 
@@ -126,6 +129,11 @@ class Train(Config):
             )
         if self.budget is not None and not isinstance(self.schedule, WarmupStableDecay):
             raise ValueError(f"a budget needs the schedule wsd; {self.schedule.use} must know its end from the start")
+        if self.budget is not None and isinstance(self.schedule, WarmupStableDecay) and self.schedule.decay_share > 0.9:
+            raise ValueError(
+                f"with a budget, decay_share must leave time to learn how fast steps are: 0.9 at most, "
+                f"not {self.schedule.decay_share:g}"
+            )
         return self
 
     @property

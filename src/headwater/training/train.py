@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -32,13 +32,10 @@ from headwater.tokens.loader import Batch, Batches
 from headwater.tokens.mixture import SourcePlan
 from headwater.tokens.shards import TokenFolder
 from headwater.training import parallel
-from headwater.training.config import Train
+from headwater.training.config import INITIAL_LOSS_TOLERANCE, Train
 from headwater.training.optimizer import Optimizers
 from headwater.training.schedule import WarmupStableDecay
 from headwater.training.validation import Validation
-
-INITIAL_LOSS_TOLERANCE = 0.1
-"""Largest difference [nats per token] between the first loss and the expected one that passes without a warning."""
 
 
 def train(settings: Train, inputs: Inputs, out: Workspace) -> Counts:
@@ -154,7 +151,13 @@ class Run:
             self.save()
 
     def finish(self) -> Counts:
-        """Validate, write the final weights, and count."""
+        """Validate, write the final weights, and count.
+
+        Raises:
+            TrainingError: the last update made weights that are not finite, which no later step could notice.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            self._stop_at_the_last_good(f"step {self.steps_done:,}: its update made weights that are not finite")
         validation = self._validate()
         self.tensorboard.close()
         self.save(self.out.folder / "checkpoint")
@@ -268,12 +271,14 @@ class Run:
         if self.state["nonfinite"] <= self.settings.max_nonfinite:
             self.out.warn(f"{what}; update left out, rows in {record}")
             return
+        self._stop_at_the_last_good(what, f"look at the documents in {record}, ")
+
+    def _stop_at_the_last_good(self, what: str, hint: str = "") -> NoReturn:
         kept, poisoned = self._saved()
         for folder in poisoned:  # their weights never gave a finite loss: going on from them would fail again
             shutil.rmtree(folder)
         good = f"the last good checkpoint is {kept[-1]}; " if kept else ""
-        hint = f"{good}look at the documents in {record}, lower the learning rate, or lengthen the warm-up"
-        raise TrainingError(what, place="train", hint=hint)
+        raise TrainingError(what, place="train", hint=f"{good}{hint}lower the learning rate, or lengthen the warm-up")
 
     def _saved(self) -> tuple[list[Path], list[Path]]:
         """The checkpoints whose weights have given a finite loss and gradient, and the others, oldest first."""

@@ -22,9 +22,7 @@ from headwater.report.blocks import (
     words,
 )
 from headwater.report.evidence import Evidence
-
-FIRST_STEP_TOLERANCE = 0.1
-"""How far the first loss may be from the expected one before something is likely wrong [nats/token]."""
+from headwater.training.config import INITIAL_LOSS_TOLERANCE
 
 
 def samples(evidence: Evidence) -> Iterator[Block]:
@@ -114,7 +112,9 @@ def first_step(evidence: Evidence) -> Iterator[Block]:
         )
         return
     away = abs(measured - expected)
-    verdict = "as it should be" if away <= FIRST_STEP_TOLERANCE else "too far: look at the initialisation and the data"
+    verdict = (
+        "as it should be" if away <= INITIAL_LOSS_TOLERANCE else "too far: look at the initialisation and the data"
+    )
     yield Table(
         "Loss before the first step",
         ["", "nats per token"],
@@ -122,7 +122,7 @@ def first_step(evidence: Evidence) -> Iterator[Block]:
     )
     yield Text(
         f"A model that knows nothing spreads its bets over the whole vocabulary, which costs ln V, and a little more for the "
-        f"noise of its random weights. A difference of {decimal(away)} is {verdict} (tolerance {FIRST_STEP_TOLERANCE})."
+        f"noise of its random weights. A difference of {decimal(away)} is {verdict} (tolerance {INITIAL_LOSS_TOLERANCE})."
     )
 
 
