@@ -10,7 +10,7 @@ from headwater.core.errors import EmptyResultError, MismatchError
 from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
 from headwater.core.store import hash_file, read_json
-from headwater.documents.document import read_batches, shards_in
+from headwater.documents.document import ShardFile, documents_of, read_batches, shards_in
 from headwater.tokens.codec import Codec
 from headwater.tokens.encode import Encode, encode
 from headwater.tokens.shards import TokenFolder
@@ -114,6 +114,19 @@ def test_the_index_has_the_agreed_columns(documents: Path, trained: Path, tmp_pa
         ("start", "uint64"),
         ("tokens", "uint32"),
         ("bytes", "uint32"),
+        ("quality", "float"),
+        ("cluster_size", "float"),
     ]
     tokens = np.fromfile(tmp_path / "training" / "code-00000.bin", "<u2")
     assert len(tokens) == TokenFolder(tmp_path).counts("code").tokens
+
+
+def test_what_stages_before_measured_reaches_the_index(trained: Path, tmp_path: Path):
+    meta = ['{"cluster_size": 3, "title": "a"}', None, '{"quality": 0.25}', '{"title": "quality"}']
+    with ShardFile(tmp_path / "documents" / "web-00000.parquet") as shard:
+        shard.write(documents_of("web", ["one text", "two texts", "three texts", "four texts"], meta=meta))
+    (tmp_path / "held_out").mkdir()
+    run(tmp_path, trained, tmp_path / "out")
+    source = TokenFolder(tmp_path / "out").source("web")
+    assert np.nan_to_num(source.fact("cluster_size"), nan=-1).tolist() == [3, -1, -1, -1]
+    assert np.nan_to_num(source.fact("quality"), nan=-1).tolist() == [-1, -1, 0.25, -1]

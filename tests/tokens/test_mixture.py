@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from headwater.core.errors import MismatchError
-from headwater.tokens.mixture import PERIOD, Mixture, RowPattern
+from headwater.tokens.mixture import PERIOD, PUBLISHED, Mixture, RowPattern
 
 TOKENS = {"prose": 6_000, "code": 100_000}
 
@@ -90,3 +90,66 @@ def test_a_source_without_tokens_cannot_have_a_weight():
 def test_weights_that_mean_nothing_are_refused(weights: dict[str, float]):
     with pytest.raises(ValidationError):
         Mixture(weights=weights)
+
+
+def test_temperature_gives_small_sources_more():
+    shares = {}
+    for temperature in (1, 2, 100):
+        parts = Mixture(temperature=temperature).parts({"en": 1_000_000, "th": 10_000})
+        shares[temperature] = parts["th"] / sum(parts.values())
+    assert shares[1] == pytest.approx(1 / 101, abs=1e-4)
+    assert shares[2] == pytest.approx(1 / 11, abs=1e-4)  # sqrt(10,000) = 100 beside sqrt(1,000,000) = 1,000
+    assert 0.48 < shares[100] < 0.5
+
+
+def test_upsampled_sources_are_seen_so_many_times_as_often():
+    tokens = {"web": 90_000, "wikipedia": 10_000}
+    plan = Mixture(upsample={"wikipedia": 3}, max_epochs=9).plan(tokens, 100, 2400)
+    epochs = {source.name: source.epochs for source in plan.sources}
+    assert epochs["wikipedia"] / epochs["web"] == pytest.approx(3, abs=0.01)
+
+
+@pytest.mark.parametrize("preset", ["gpt3", "llama"])
+def test_published_weights_are_for_sources_of_their_names(preset):
+    tokens = dict.fromkeys(PUBLISHED[preset], 10**9)
+    parts = Mixture(weights=preset).parts(tokens)
+    assert sum(PUBLISHED[preset].values()) == pytest.approx(1, abs=0.011)
+    assert parts["common_crawl"] / sum(parts.values()) == pytest.approx(PUBLISHED[preset]["common_crawl"], abs=0.007)
+    with pytest.raises(MismatchError, match="weight for 'common_crawl', which is not a source"):
+        Mixture(weights=preset).parts(TOKENS)
+
+
+def test_gpt3_s_epochs_are_those_of_its_table():
+    tokens = {"common_crawl": 410, "webtext2": 19, "books1": 12, "books2": 55, "wikipedia": 3}  # 10^9
+    plan = Mixture(weights="gpt3").plan({name: count * 10**9 for name, count in tokens.items()}, 10**6, 300_000)
+    epochs = {source.name: round(source.epochs, 2) for source in plan.sources}
+    published = {"common_crawl": 0.44, "webtext2": 2.9, "books1": 1.9, "books2": 0.43, "wikipedia": 3.4}
+    for name, value in published.items():  # the table contradicts itself: 2.9 epochs of webtext2 are 18 %, not 22 %
+        assert epochs[name] == pytest.approx(value, rel=0.19), name
+
+
+def test_each_source_may_have_its_own_cap():
+    tokens = {"web": 100_000, "wikipedia": 1_000}
+    mixture = Mixture(weights={"web": 9, "wikipedia": 1}, max_epochs={"wikipedia": 10})
+    assert mixture.plan(tokens, 100, 1000).sources[1].epochs == 10
+    with pytest.raises(MismatchError, match=r"'wikipedia' cannot give .* 10 epochs"):
+        mixture.plan(tokens, 100, 1100)
+    with pytest.raises(MismatchError, match=r"'web' cannot give .* 4 epochs"):
+        Mixture(weights={"web": 9, "wikipedia": 1}, max_epochs={"wikipedia": 100}).plan(tokens, 100, 4500)
+    with pytest.raises(MismatchError, match="a number in max_epochs for 'wiki', which is not a source"):
+        Mixture(max_epochs={"wiki": 1}).plan(tokens, 100, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"weights": {"a": 1}, "temperature": 2}, "temperature changes weights"),
+        ({"weights": {"a": 1}, "upsample": {"a": 2}}, "upsample changes weights"),
+        ({"upsample": {"a": 0}}, "upsample of 'a' is 0"),
+        ({"max_epochs": 0}, "greater than 0"),
+        ({"weights": "gpt4"}, "'gpt3' or 'llama'"),
+    ],
+)
+def test_settings_that_contradict_are_refused(settings, problem):
+    with pytest.raises(ValidationError, match=problem):
+        Mixture.model_validate(settings)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headwater.core import pool
 from headwater.core.config import Config
@@ -20,6 +22,7 @@ from headwater.documents.document import fitting, read_batches, shards_in, sourc
 from headwater.tokens.codec import Codec
 from headwater.tokens.shards import (
     DOCUMENTS,
+    FACTS,
     HELD_OUT,
     TRAINING,
     TokenCounts,
@@ -93,17 +96,32 @@ def _encode_shard(item: _Work, *, tokenizer: Path, out: Path, threads: int) -> C
             for ids, start in zip(encoded, starts.tolist(), strict=True):
                 tokens[start] = codec.separator_id
                 tokens[start + 1 : start + 1 + len(ids)] = ids
-            shard.write(batch.column("id"), tokens, lengths, np.diff(text_buffer(batch.column("text"))[1]))
+            sizes = np.diff(text_buffer(batch.column("text"))[1])
+            shard.write(batch.column("id"), tokens, lengths, sizes, _facts(batch.column("meta")))
     return asdict(shard.counts) | {"agreed": agreed}
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The ids and texts of a shard in batches of at most BATCH_BYTES; a longer document stands alone."""
-    for group in read_batches(path, ["id", "text"]):
+    """Ids, texts and meta of a shard in batches of at most BATCH_BYTES; a longer document stands alone."""
+    for group in read_batches(path, ["id", "text", "meta"]):
         while group.num_rows:
             rows = max(fitting(group, BATCH_BYTES, BATCH_ROWS), 1)
             yield group.slice(0, rows)
             group = group.slice(rows)
+
+
+def _facts(meta: pa.StringArray) -> dict[str, pa.Array]:
+    """What stages before left in `meta`, as columns; meta without any is not parsed."""
+    facts = {}
+    for name in FACTS:
+        mentioned = pc.call_function("match_substring", [meta], pc.MatchSubstringOptions(f'"{name}"'))
+        if mentioned.true_count:
+            values = [
+                orjson.loads(text).get(name) if named else None
+                for text, named in zip(meta.to_pylist(), mentioned.to_pylist(), strict=True)
+            ]
+            facts[name] = pa.array(values, pa.float32())
+    return facts
 
 
 def _first(texts: list[str]) -> list[str]:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from headwater.core.errors import MismatchError
-from headwater.tokens.mixture import Mixture, MixturePlan, RowPattern
+from headwater.tokens.copies import repeated
+from headwater.tokens.mixture import Mixture, MixturePlan, RowPattern, check_sources
 from headwater.tokens.packing import DocumentStream, Piece, permutation
 from headwater.tokens.shards import HELD_OUT, TRAINING, TokenFolder, TokenSource
 
@@ -43,7 +44,8 @@ class Batches:
     """The batches of a run.
 
     Attributes:
-        tokens: tokens that each source has, by name; sources of weight 0 included.
+        tokens: tokens that one epoch of each source has, by name; sources of weight 0 included.
+        copies: of the sources whose documents are repeated by a rule: documents that are seen, and copies of them.
         warnings: what the user should know, one line each.
     """
 
@@ -68,6 +70,8 @@ class Batches:
         self.sequence_length = sequence_length
         self.batch_sequences = batch_sequences
         self.tokens = {name: folder.counts(name, TRAINING).tokens for name in folder.sources}
+        self.copies: dict[str, dict[str, int]] = {}
+        repeats = self._repeats(folder, f"{seed}")
         self._separator = folder.format.separator_id
         self._pattern = RowPattern(mixture.parts(self.tokens))
         self._sources: dict[str, TokenSource] = {}
@@ -83,8 +87,20 @@ class Batches:
                     f"{longest:,}, the median {int(np.median(source.lengths)):,}; attention never sees that far"
                 )
             self._sources[name] = source
-            self._streams[name] = DocumentStream(source.lengths, sequence_length, f"{seed}/{name}")
+            self._streams[name] = DocumentStream(source.lengths, sequence_length, f"{seed}/{name}", repeats.get(name))
         self.warnings = tuple(warnings)
+
+    def _repeats(self, folder: TokenFolder, seed: str) -> dict[str, np.ndarray]:
+        """The copies of the documents of each source that has a rule for them; corrects `tokens`, fills `copies`."""
+        check_sources("copies", self.mixture.copies, self.tokens)
+        repeats = {}
+        for name, rule in self.mixture.copies.items():
+            source = folder.source(name, TRAINING)
+            copies = repeats[name] = repeated(source, rule, f"{seed}/{name}")
+            self.tokens[name] = int(source.lengths[copies].sum(dtype=np.int64))
+            seen = int(np.count_nonzero(np.bincount(copies)))
+            self.copies[name] = {"documents": source.num_documents, "seen": seen, "copies": len(copies)}
+        return repeats
 
     @property
     def batch_tokens(self) -> int:

@@ -8,36 +8,78 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from headwater.core.config import Config
 from headwater.core.errors import MismatchError
 from headwater.core.units import format_count
+from headwater.tokens.copies import Copies
 
 PERIOD = 1 << 16
 """Rows after which the pattern repeats, at most. Weights that are not whole parts of so many rows are rounded to them,
 so a delivered share differs from the one asked for by at most 1/65,536; "0.7 and 0.3" are delivered exactly."""
 
 
+PUBLISHED: dict[str, dict[str, float]] = {
+    "gpt3": {"common_crawl": 0.60, "webtext2": 0.22, "books1": 0.08, "books2": 0.08, "wikipedia": 0.03},
+    "llama": {
+        "common_crawl": 0.67,
+        "c4": 0.15,
+        "github": 0.045,
+        "wikipedia": 0.045,
+        "books": 0.045,
+        "arxiv": 0.025,
+        "stack_exchange": 0.02,
+    },
+}
+"""Weights of published models, by the names of their sources; the sources of a recipe are to be named so.
+
+Source: gpt3, Brown et al. 2020 (arXiv:2005.14165), table 2.2, which adds up to 1.01 by rounding; llama, Touvron et al.
+2023 (arXiv:2302.13971), table 1. Llama 2's mixture was never published; tables that show one show this.
+"""
+
+
 class Mixture(Config):
     """What share of the training tokens comes from each source."""
 
-    weights: dict[str, float] | None = None
+    weights: dict[str, float] | Literal["gpt3", "llama"] | None = None
     """Weight of each source; they need not add up to 1, and 0 leaves a source out. By default a source's weight is
-    the number of its tokens, so that all sources last equally long."""
-    max_epochs: float = Field(default=4.0, gt=0)
-    """How often a source may be seen. More is refused. Source: Muennighoff et al. 2023 (arXiv:2305.16264): up to 4
-    epochs are nearly as good as new data."""
+    the number of its tokens, so that all sources last equally long. `gpt3` and `llama` are the published weights of
+    these models, for sources that have their names: see docs/guides/mixture.md."""
+    temperature: float = Field(default=1.0, ge=1, le=100)
+    """Without weights: a source's weight is the number of its tokens to the power of 1/temperature, so small sources
+    get more. 1 leaves them, 3.3 is usual for languages, 100 makes all nearly equal. Source: Devlin et al. 2018 and
+    Conneau et al. 2019 (arXiv:1911.02116, section 3.1), whose alpha is 1/temperature."""
+    upsample: dict[str, float] = Field(default={})
+    """Without weights: how many times as much of a source is seen as its size (and the temperature) would give, such
+    as `{wikipedia: 3}`."""
+    max_epochs: PositiveFloat | dict[str, PositiveFloat] = 4.0
+    """How often a source may be seen; a number for all, or one for some by name and 4 for the others. More is refused.
+    Source: Muennighoff et al. 2023 (arXiv:2305.16264): up to 4 epochs are nearly as good as new data."""
+    copies: dict[str, Copies] = Field(default={})
+    """Sources whose documents are not all seen equally often, with the rule. One epoch of such a source is all copies
+    of its documents, and its size is theirs."""
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Mixture:
+        if self.weights is not None and (self.temperature != 1 or self.upsample):
+            name = "upsample" if self.upsample else "temperature"
+            raise ValueError(f"{name} changes weights that follow from size; with `weights` it does nothing")
+        for name, factor in self.upsample.items():
+            if not 0 < factor < float("inf"):
+                raise ValueError(f"upsample of '{name}' is {factor}; expected a number above 0")
+        return self
 
     @field_validator("weights")
     @classmethod
-    def _some_weight(cls, weights: dict[str, float] | None) -> dict[str, float] | None:
-        if weights is not None:
+    def _some_weight(cls, weights: dict[str, float] | str | None) -> dict[str, float] | str | None:
+        if isinstance(weights, dict):
             for name, weight in weights.items():
                 if not 0 <= weight < float("inf"):
                     raise ValueError(f"the weight of '{name}' is {weight}; expected a number of 0 or more")
@@ -58,10 +100,12 @@ class Mixture(Config):
         {'prose': 7, 'code': 3}
         """
         if self.weights is None:
-            shares = {name: Fraction(count) for name, count in tokens.items() if count}
+            check_sources("upsample", self.upsample, tokens)
+            shares = {name: self._by_size(name, count) for name, count in tokens.items() if count}
         else:
-            _check_names(self.weights, tokens)
-            shares = {name: Fraction(repr(weight)) for name, weight in self.weights.items() if weight}
+            weights = PUBLISHED[self.weights] if isinstance(self.weights, str) else self.weights
+            _check_weights(weights, tokens)
+            shares = {name: Fraction(repr(weight)) for name, weight in weights.items() if weight}
         if not shares:
             raise MismatchError("no source has any tokens", place="mixture", hint="look at what the filters dropped")
         return _whole_parts(shares)
@@ -78,6 +122,8 @@ class Mixture(Config):
             MismatchError: a source would be seen more than `max_epochs` times, or as `parts` and `RowPattern` say.
         """
         parts = self.parts(tokens)
+        if isinstance(self.max_epochs, dict):
+            check_sources("max_epochs", self.max_epochs, tokens)
         taken = RowPattern(parts).counts(rows)
         period = sum(parts.values())
         plans = tuple(
@@ -87,7 +133,7 @@ class Mixture(Config):
                 taken[name],
                 taken[name] * sequence_length,
                 tokens.get(name, 0),
-                self.max_epochs,
+                self.epochs_allowed(name),
             )
             for name, part in parts.items()
         )
@@ -98,11 +144,21 @@ class Mixture(Config):
                 self._refuse(plan, plans)
         return MixturePlan(rows, sequence_length, plans)
 
+    def epochs_allowed(self, name: str) -> float:
+        """How often a source may be seen."""
+        if isinstance(self.max_epochs, dict):
+            return self.max_epochs.get(name, Mixture().epochs_allowed(name))
+        return self.max_epochs
+
+    def _by_size(self, name: str, tokens: int) -> Fraction:
+        size = Fraction(tokens) if self.temperature == 1 else Fraction(tokens ** (1 / self.temperature))
+        return size * Fraction(repr(self.upsample.get(name, 1.0)))
+
     def _refuse(self, plan: SourcePlan, plans: tuple[SourcePlan, ...]) -> None:
         fits = int(min(p.deliverable_tokens / p.weight for p in plans))
         raise MismatchError(
             f"source '{plan.name}' cannot give {plan.requested_tokens:,} tokens: it has {plan.available_tokens:,}, "
-            f"which are {plan.deliverable_tokens:,} in {self.max_epochs:g} epochs",
+            f"which are {plan.deliverable_tokens:,} in {plan.max_epochs:g} epochs",
             place="mixture",
             hint=f"train on at most {format_count(fits)} tokens in all, lower its weight of {float(plan.weight):.3g}, "
             f"or set max_epochs to {-(-plan.requested_tokens // max(plan.available_tokens, 1))}",
@@ -227,14 +283,22 @@ def _whole_parts(shares: Mapping[str, Fraction]) -> dict[str, int]:
     return parts
 
 
-def _check_names(weights: Mapping[str, float], tokens: Mapping[str, int]) -> None:
-    known = ", ".join(f"'{name}'" for name in tokens)
-    for name in weights:
+def check_sources(setting: str, named: Iterable[str], tokens: Mapping[str, int]) -> None:
+    """Make sure that a setting names sources.
+
+    Raises:
+        MismatchError: it names something else.
+    """
+    for name in named:
         if name not in tokens:
-            hint = f"the sources are {known}"
-            raise MismatchError(
-                f"there is a weight for '{name}', which is not a source", place="mixture.weights", hint=hint
-            )
+            what = {"weights": "a weight", "copies": "a rule"}.get(setting, f"a number in {setting}")
+            problem = f"there is {what} for '{name}', which is not a source"
+            hint = "the sources are " + ", ".join(f"'{source}'" for source in tokens)
+            raise MismatchError(problem, place=f"mixture.{setting}", hint=hint)
+
+
+def _check_weights(weights: Mapping[str, float], tokens: Mapping[str, int]) -> None:
+    check_sources("weights", weights, tokens)
     for name in tokens:
         if name not in weights:
             hint = "give it one; 0 leaves the source out"

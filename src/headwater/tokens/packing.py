@@ -30,7 +30,7 @@ class Piece(NamedTuple):
 class DocumentStream:
     """The endless stream of one source's documents, cut in rows: a pure function of lengths, seed and row."""
 
-    def __init__(self, lengths: np.ndarray, sequence_length: int, seed: str) -> None:
+    def __init__(self, lengths: np.ndarray, sequence_length: int, seed: str, copies: np.ndarray | None = None) -> None:
         """Lay out a source.
 
         Args:
@@ -38,7 +38,10 @@ class DocumentStream:
                 `sequence_length`.
             sequence_length: tokens of a row.
             seed: text from which the orders follow, such as `0/prose`.
+            copies: which document each copy is of, where an epoch does not hold each once [copies] integers.
         """
+        self._copies = copies
+        lengths = lengths if copies is None else lengths[copies]
         self._lengths = lengths
         self._sequence_length = sequence_length
         self._seed = seed
@@ -65,7 +68,8 @@ class DocumentStream:
         while count and index < len(order):
             document, end = int(order[index]), int(ends[index])
             taken = min(count, end - position)
-            pieces.append(Piece(document, int(self._lengths[document]) - (end - position), taken))
+            first = int(self._lengths[document]) - (end - position)
+            pieces.append(Piece(document if self._copies is None else int(self._copies[document]), first, taken))
             position, count, index = position + taken, count - taken, index + 1
         return pieces
 

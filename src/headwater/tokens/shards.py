@@ -3,7 +3,7 @@
 The stage encode writes for each shard of documents `<source>-00000` two files into `training/` or `held_out/`:
 
     <source>-00000.bin       token ids one after the other, little-endian uint16 (or uint32 above 65,536 token types)
-    <source>-00000.parquet   its index, one row per document: id, start, tokens, bytes
+    <source>-00000.parquet   its index, one row per document: id, start, tokens, bytes, and what was measured of it
 
 The separator token stands before each document: it starts that document and, as the next target, ends the one before.
 `tokens.json` beside the two folders says how to read them and which tokenizer made them (class TokenFormat).
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,12 @@ TRAINING, HELD_OUT = "training", "held_out"
 DOCUMENTS = "documents"
 """Folder of the training documents in the stages before; the held-out ones lie in HELD_OUT, as here."""
 
-_INDEX = pa.schema([("id", pa.string()), ("start", pa.uint64()), ("tokens", pa.uint32()), ("bytes", pa.uint32())])
+FACTS = ("quality", "cluster_size")
+"""What stages before may have measured of a document, and left in its `meta`: the mixture may go by it."""
+_INDEX = pa.schema(
+    [("id", pa.string()), ("start", pa.uint64()), ("tokens", pa.uint32()), ("bytes", pa.uint32())]
+    + [(fact, pa.float32()) for fact in FACTS]
+)
 _CHECKED_DOCUMENTS = 1024  # documents per shard whose separator is looked at on opening: finds swapped bytes and files
 _AGAIN = "remove the folder of this stage and run again"
 
@@ -155,7 +161,14 @@ class TokenShard:
         self._file = self._stack.enter_context(self._stack.enter_context(atomic_path(bin_path)).open("wb"))
         return self
 
-    def write(self, ids: pa.Array, tokens: np.ndarray, lengths: np.ndarray, text_bytes: np.ndarray) -> None:
+    def write(
+        self,
+        ids: pa.Array,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        text_bytes: np.ndarray,
+        facts: Mapping[str, pa.Array] | None = None,
+    ) -> None:
         """Append documents.
 
         Args:
@@ -163,12 +176,14 @@ class TokenShard:
             tokens: all their tokens, a separator before each document [sum of lengths] integers.
             lengths: tokens of each document, separator included [documents] integers.
             text_bytes: UTF-8 bytes of each document's text [documents] integers.
+            facts: values of FACTS, null where a document has none [documents] float32.
         """
         assert int(lengths.sum()) == len(tokens), "lengths do not add up to the tokens"
         assert not len(tokens) or int(tokens.max()) < self._form.vocab_size, "a token id beyond the vocabulary"
         tokens.astype(self._form.dtype).tofile(self._file)
         ends = self.counts.tokens + np.cumsum(lengths, dtype=np.uint64)
         columns = [ids, ends - lengths.astype(np.uint64), lengths.astype(np.uint32), text_bytes.astype(np.uint32)]
+        columns += [(facts or {}).get(fact, pa.nulls(len(lengths), pa.float32())) for fact in FACTS]
         self._index.append(pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=_INDEX))
         self.counts = TokenCounts(
             self.counts.tokens + len(tokens),
@@ -217,7 +232,7 @@ class TokenSource:
         self._shards = [_map_tokens(path, index, self.format) for path, index in zip(self._paths, indexes, strict=True)]
         self._shard_documents = np.cumsum([0, *(len(index) for index in indexes)])
         self._shard_tokens = np.cumsum([0, *(len(shard) for shard in self._shards)], dtype=np.int64)
-        whole = pa.concat_tables(indexes or [_INDEX.empty_table().drop_columns(["id"])])
+        whole = pa.concat_tables(indexes or [_INDEX.empty_table().select(["start", "tokens", "bytes"])])
         self.lengths = whole.column("tokens").to_numpy()
         self.bytes = whole.column("bytes").to_numpy()
         self.starts = np.cumsum(self.lengths, dtype=np.uint64) - self.lengths
@@ -240,6 +255,11 @@ class TokenSource:
         shard = int(np.searchsorted(self._shard_tokens, start, side="right")) - 1 if len(self._shards) > 1 else 0
         first = start - int(self._shard_tokens[shard])
         return self._shards[shard][first : first + count]
+
+    def fact(self, name: str) -> np.ndarray:
+        """A fact of FACTS of each document, NaN where it has none [documents] float64."""
+        columns = [pq.read_table(path, columns=[name]).column(name).to_numpy() for path in self._paths]
+        return np.concatenate(columns or [np.zeros(0)]).astype(np.float64)
 
     def document_id(self, index: int) -> str:
         """The id of document `index`, as in the documents' shards."""

@@ -185,6 +185,7 @@ class Run:
             "seconds_compiling": self.state["seconds_compiling"],
             "nonfinite_updates": self.state["nonfinite"],
             "mixture": self.batches.plan(self.steps_done).to_json(),
+            "copies": self.batches.copies,
         }
 
     def save(self, folder: Path | None = None) -> None:
