@@ -30,6 +30,8 @@ def test_a_recipe_that_fits_is_loaded(tmp_path: Path) -> None:
         ("sources: [prose]", "sources: [pros]", "3: clean.steps.0.sources", "no source 'pros' in read.sources; did"),
         ("{prose: 1, code: 2}", "{proes: 1}", "4: tokenizer.weights.proes", "no source 'proes' in read.sources; did"),
         ("{prose: 1, code: 1}", "{prose: 1, cod: 1}", "6: train.mixture.weights.cod", "no source 'cod' in"),
+        ("weights: {prose: 1, code: 1}", "upsample: {cod: 2}", "6: train.mixture.upsample.cod", "did you mean 'code'?"),
+        ("weights: {prose: 1, code: 1}", "weights: llama", "6: train.mixture.weights.c4", "no source 'c4' in"),
         ("{prose: 1, code: 1}", "{prose: 1}", "6: train.mixture.weights", "source 'code' has no weight"),
         ("{prose: 2}", "{prose: 2, cdoe: 1}", "7: evaluate.prompts_from.cdoe", "did you mean 'code'?"),
         ("sequence_length: 64", "sequence_length: 129", "6: train.sequence_length", ""),

@@ -90,7 +90,8 @@ def plan(recipe: Recipe, /, *overrides: Overrides, until: Until = None, as_json:
 
     planned = flow.plan(load(recipe, *overrides), until)
     if as_json:
-        print_json({"recipe": planned.recipe.name, "stages": planned.rows()})
+        mixture = planned.delivery.rows() if planned.delivery else []
+        print_json({"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture})
         return
     print(planned)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headwater.advice.delivery import Delivery, delivery
 from headwater.advice.estimate import Estimate, estimate
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
@@ -60,6 +61,8 @@ class Plan:
     steps: tuple[Step, ...]
     estimates: tuple[Estimate, ...]
     store: Path
+    delivery: Delivery | None = None
+    """What training will take from each source, if there is training to do."""
 
     @property
     def waiting(self) -> tuple[Step, ...]:
@@ -97,7 +100,8 @@ class Plan:
             )
             for row in table
         ]
-        return "\n".join([*lines, "", self.summary()])
+        mixture = [str(self.delivery), ""] if self.delivery else []
+        return "\n".join([*lines, "", *mixture, self.summary()])
 
     def summary(self) -> str:
         """The plan in a sentence."""
@@ -194,7 +198,8 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
         steps[stage.name] = store.plan(stage, settings_of(recipe, stage), inputs, hashes)
     if folder.is_dir():
         hashes.save()
-    return Plan(recipe, tuple(steps.values()), tuple(estimate(list(steps.values()), folder)), folder)
+    planned = list(steps.values())
+    return Plan(recipe, tuple(planned), tuple(estimate(planned, folder)), folder, delivery(planned, folder))
 
 
 def run(recipe: Recipe, until: str | None = None) -> Results:

@@ -111,9 +111,9 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
             if name not in sources:
                 place = (*path, name) if isinstance(names, Mapping) else path
                 yield place, f"no source '{name}' in read.sources{nearest(name, sources)}"
-    if recipe.train and recipe.train.mixture.weights:
+    if recipe.train and (weights := recipe.train.mixture.known_weights):
         for name in sources:
-            if name not in recipe.train.mixture.weights:
+            if name not in weights:
                 yield ("train", "mixture", "weights"), f"source '{name}' has no weight; give it one (0 leaves it out)"
     if isinstance(recipe.initialize, RandomWeights):
         context = recipe.initialize.model.context_length
@@ -132,6 +132,10 @@ def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
     if isinstance(recipe.tokenizer, TrainBpe):
         yield ("tokenizer", "weights"), recipe.tokenizer.weights or ()
     if recipe.train:
-        yield ("train", "mixture", "weights"), recipe.train.mixture.weights or ()
+        mixture = recipe.train.mixture
+        yield ("train", "mixture", "weights"), mixture.known_weights or ()
+        yield ("train", "mixture", "upsample"), mixture.upsample
+        yield ("train", "mixture", "copies"), mixture.copies
+        yield ("train", "mixture", "max_epochs"), mixture.max_epochs if isinstance(mixture.max_epochs, dict) else ()
     if recipe.evaluate:
         yield ("evaluate", "prompts_from"), recipe.evaluate.prompts_from

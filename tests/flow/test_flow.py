@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from headwater import load, plan, run
-from headwater.core.errors import RecipeError, StoreError
+from headwater.core.errors import MismatchError, RecipeError, StoreError
 from headwater.flow import Results, report_so_far
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -179,3 +179,31 @@ def test_a_report_before_the_end(settings: tuple[str, ...], tmp_path: Path) -> N
     assert partial.report is not None
     assert "clean" in partial.report.read_text(encoding="utf-8")
     assert partial.summary["steps"] is None
+
+
+def test_the_plan_says_what_each_source_must_deliver(results: Results, settings: tuple[str, ...]) -> None:
+    assert plan(load(TINY, *settings)).delivery is None, "it has been trained already"
+    counted = plan(load(TINY, *settings, "train.steps=30")).delivery
+    assert counted is not None
+    assert (counted.basis, counted.ends_by, counted.problem) == ("counted", "tokens", None)
+    row = counted.rows()[0]
+    summary = json.loads((results.stages["encode"] / "manifest.json").read_text())["counts"]
+    assert (row["requested_tokens"], row["available_tokens"]) == (30 * 512, summary["tokens"])
+    with pytest.raises(MismatchError, match=r"source 'prose' cannot give .* in 4 epochs"):
+        plan(load(TINY, *settings, "train.steps=1M"))
+    budget = plan(load(TINY, *settings, "train.steps=null", "train.budget=10 d", "train.schedule={use: wsd}")).delivery
+    assert budget is not None
+    assert budget.ends_by == "budget"
+    assert "training may end before its budget" in str(budget)
+
+
+def test_before_anything_is_read_the_plan_estimates(prose: Path, tmp_path: Path, results: Results) -> None:
+    elsewhere = (f"read.sources.prose.paths=[{prose}]", f"machine.store={tmp_path / 'store'}")
+    delivery = plan(load(TINY, *elsewhere)).delivery
+    assert delivery is not None
+    assert (delivery.basis, delivery.problem) == ("estimated", None)
+    there = json.loads((results.stages["encode"] / "manifest.json").read_text())["counts"]["tokens"]
+    assert there / 2 < delivery.rows()[0]["available_tokens"] < there * 2
+    problem = plan(load(TINY, *elsewhere, "train.steps=1M")).delivery
+    assert problem is not None
+    assert "cannot give 512,000,000 tokens" in str(problem)

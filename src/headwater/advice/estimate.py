@@ -43,19 +43,20 @@ class Rate:
 
 MODEL_STAGES = ("initialize", "train", "export")
 TYPICAL = {
-    "read": Rate(3, 0.15, 1.0, 0, 0.35),
-    "clean": Rate(6, 0.10, 0.7, 0, 0.35),
-    "dedup": Rate(4, 0.05, 0.8, 0, 0.35),
-    "split": Rate(1, 0.02, 1.0, 0, 0.35),
-    "tokenizer": Rate(8, 0.02, 1.0, 2_000_000, 0),
-    "encode": Rate(1, 0.15, 1.0, 0, 0.7),
+    "read": Rate(2, 0.03, 1.0, 0, 0.3),
+    "clean": Rate(5, 0.08, 0.8, 0, 0.3),
+    "dedup": Rate(2, 0.02, 0.9, 0, 0.3),
+    "split": Rate(1, 0.015, 1.0, 0, 0.3),
+    "tokenizer": Rate(4, 0.005, 1.0, 2_000_000, 0),
+    "encode": Rate(2, 0.03, 1.0, 0, 0.75),
     "initialize": Rate(3, 0, 1.0, 0, 0),
     "train": Rate(40, 0, 1.0, 0, 0),
     "evaluate": Rate(30, 0, 1.0, 1_000_000, 0),
     "export": Rate(1, 0, 1.0, 0, 0),
     "report": Rate(4, 0, 1.0, 5_000_000, 0),
 }
-"""Source: medians of the shipped demo recipe, 2 cores; `docs/lab-notes.md` has the runs."""
+"""Source: the shipped demo recipe on 2 cores of two server processors of 2021 and 2024, between the two;
+`docs/lab-notes.md` has the runs."""
 
 
 MOST_SCALED = 5.0
@@ -77,7 +78,7 @@ def estimate(steps: Sequence[Step], store: Path) -> Iterator[Estimate]:
             yield Estimate(manifest["seconds"], disk_bytes(manifest), "measured")
             continue
         if step.name == "read":
-            source = float(step.settings.input_bytes())  # type: ignore[attr-defined]
+            source = sum(step.settings.text_bytes().values())  # type: ignore[attr-defined]
         text[step.name] = source * TYPICAL[step.name].out
         if step.name in MODEL_STAGES:
             yield _of_model(step, model, newest(store, "train"))

@@ -48,6 +48,10 @@ class Read(Config):
         """Size of all sources as they lie on disk [bytes]."""
         return sum(_naming(name, source.input_bytes) for name, source in self.sources.items())
 
+    def text_bytes(self) -> dict[str, float]:
+        """Estimate of the text of each source [UTF-8 bytes]."""
+        return {name: _naming(name, source.text_bytes) for name, source in self.sources.items()}
+
 
 @dataclass(frozen=True)
 class Job:

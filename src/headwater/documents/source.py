@@ -56,6 +56,10 @@ class SourceSettings(Config):
     def input_bytes(self) -> int:
         """Size of what will be read, as it lies on disk [bytes]: cheap, for planning."""
 
+    def text_bytes(self) -> float:
+        """Estimate of the text that will come out [UTF-8 bytes], before anything is read."""
+        return float(self.input_bytes())
+
 
 class Intake:
     """Takes what one part of a source yields: documents, and bad records with the reason; writes and counts both.

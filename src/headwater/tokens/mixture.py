@@ -87,6 +87,11 @@ class Mixture(Config):
                 raise ValueError("all weights are 0: there is nothing to train on")
         return weights
 
+    @property
+    def known_weights(self) -> dict[str, float] | None:
+        """The weights that are given, by the recipe or by the table that it names."""
+        return PUBLISHED[self.weights] if isinstance(self.weights, str) else self.weights
+
     def parts(self, tokens: Mapping[str, int]) -> dict[str, int]:
         """Each source's weight as a whole number of rows in one period of the pattern; sources of weight 0 are absent.
 
@@ -103,7 +108,7 @@ class Mixture(Config):
             check_sources("upsample", self.upsample, tokens)
             shares = {name: self._by_size(name, count) for name, count in tokens.items() if count}
         else:
-            weights = PUBLISHED[self.weights] if isinstance(self.weights, str) else self.weights
+            weights = self.known_weights or {}
             _check_weights(weights, tokens)
             shares = {name: Fraction(repr(weight)) for name, weight in weights.items() if weight}
         if not shares:
@@ -119,14 +124,19 @@ class Mixture(Config):
             rows: training rows in all, steps times sequences in a batch.
 
         Raises:
-            MismatchError: a source would be seen more than `max_epochs` times, or as `parts` and `RowPattern` say.
+            MismatchError: a source would be seen more than `max_epochs` times, or as `parts` says.
         """
+        plan = self.outline(tokens, sequence_length, rows)
+        plan.check()
+        return plan
+
+    def outline(self, tokens: Mapping[str, int], sequence_length: int, rows: int) -> MixturePlan:
+        """The same, but a source may be asked for more than it has."""
         parts = self.parts(tokens)
         if isinstance(self.max_epochs, dict):
             check_sources("max_epochs", self.max_epochs, tokens)
-        taken = RowPattern(parts).counts(rows)
-        period = sum(parts.values())
-        plans = tuple(
+        taken, period = RowPattern(parts).counts(rows), sum(parts.values())
+        plans = (
             SourcePlan(
                 name,
                 Fraction(part, period),
@@ -137,12 +147,7 @@ class Mixture(Config):
             )
             for name, part in parts.items()
         )
-        for plan in plans:
-            # What rounding of the weights and of the last row may add is not the user's fault.
-            slack = sequence_length * (1 + -(-rows // PERIOD))
-            if plan.requested_tokens > plan.deliverable_tokens + slack:
-                self._refuse(plan, plans)
-        return MixturePlan(rows, sequence_length, plans)
+        return MixturePlan(rows, sequence_length, tuple(plans))
 
     def epochs_allowed(self, name: str) -> float:
         """How often a source may be seen."""
@@ -153,16 +158,6 @@ class Mixture(Config):
     def _by_size(self, name: str, tokens: int) -> Fraction:
         size = Fraction(tokens) if self.temperature == 1 else Fraction(tokens ** (1 / self.temperature))
         return size * Fraction(repr(self.upsample.get(name, 1.0)))
-
-    def _refuse(self, plan: SourcePlan, plans: tuple[SourcePlan, ...]) -> None:
-        fits = int(min(p.deliverable_tokens / p.weight for p in plans))
-        raise MismatchError(
-            f"source '{plan.name}' cannot give {plan.requested_tokens:,} tokens: it has {plan.available_tokens:,}, "
-            f"which are {plan.deliverable_tokens:,} in {plan.max_epochs:g} epochs",
-            place="mixture",
-            hint=f"train on at most {format_count(fits)} tokens in all, lower its weight of {float(plan.weight):.3g}, "
-            f"or set max_epochs to {-(-plan.requested_tokens // max(plan.available_tokens, 1))}",
-        )
 
 
 @dataclass(frozen=True)
@@ -196,6 +191,27 @@ class MixturePlan:
     rows: int
     sequence_length: int
     sources: tuple[SourcePlan, ...]
+
+    def check(self) -> None:
+        """Make sure that each source has what is asked of it.
+
+        Raises:
+            MismatchError: a source would be seen more than `max_epochs` times.
+        """
+        for plan in self.sources:
+            # What rounding of the weights and of the last row may add is not the user's fault.
+            slack = self.sequence_length * (1 + -(-self.rows // PERIOD))
+            if plan.requested_tokens <= plan.deliverable_tokens + slack:
+                continue
+            fits = int(min(p.deliverable_tokens / p.weight for p in self.sources))
+            raise MismatchError(
+                f"source '{plan.name}' cannot give {plan.requested_tokens:,} tokens: it has {plan.available_tokens:,}, "
+                f"which are {plan.deliverable_tokens:,} in {plan.max_epochs:g} epochs",
+                place="mixture",
+                hint=f"train on at most {format_count(fits)} tokens in all, lower its weight of "
+                f"{float(plan.weight):.3g}, or set max_epochs to "
+                f"{-(-plan.requested_tokens // max(plan.available_tokens, 1))}",
+            )
 
     def to_json(self) -> dict[str, dict[str, float | int]]:
         """The plan for a manifest: numbers per source."""

@@ -1,0 +1,146 @@
+"""What a run will ask of each source and whether the source can give it, before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headwater.advice.estimate import TYPICAL, TYPICAL_FLOPS_PER_SECOND, TYPICAL_VOCABULARY, newest, planned_model
+from headwater.core.errors import MismatchError
+from headwater.core.stage import Step
+from headwater.core.units import format_count
+from headwater.tokens.loader import Batches
+from headwater.tokens.mixture import Mixture, MixturePlan
+
+DOCUMENT_STAGES = ("read", "clean", "dedup", "decontaminate", "split")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """The mixture of a run that has not been trained yet.
+
+    Attributes:
+        plan: rows, tokens and epochs of each source.
+        basis: `counted` when the tokens are on disk, else `estimated`.
+        ends_by: `tokens`, or `budget` when the machine's speed decides how many there are.
+        problem: why this cannot be delivered, as far as an estimate can tell.
+    """
+
+    plan: MixturePlan
+    basis: str
+    ends_by: str
+    problem: str | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per source, for a table or as JSON."""
+        return [{"source": name, **numbers} for name, numbers in self.plan.to_json().items()]
+
+    def __str__(self) -> str:
+        """A table, and what is wrong with it."""
+        header = ("source", "weight", "requested tokens", "available tokens", "deliverable tokens", "epochs")
+        table = [header] + [
+            (
+                row["source"],
+                f"{row['weight']:.2%}",
+                f"{row['requested_tokens']:,}",
+                f"{row['available_tokens']:,}",
+                f"{row['deliverable_tokens']:,}",
+                f"{row['epochs']:.2f}",
+            )
+            for row in self.rows()
+        ]
+        widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in table
+        ]
+        tokens = format_count(self.plan.rows * self.plan.sequence_length)
+        how = "as counted on disk" if self.basis == "counted" else "estimated from the size of the text"
+        more = ", as many as the time is expected to allow" if self.ends_by == "budget" else ""
+        lines.insert(0, f"mixture of {tokens} training tokens{more} ({how}):")
+        return "\n".join([*lines, *([f"!! {self.problem}"] if self.problem else [])])
+
+
+def delivery(steps: Sequence[Step], store: Path) -> Delivery | None:
+    """Say what a recipe's training will take from each source; None when it trains nothing, or has trained already.
+
+    Raises:
+        MismatchError: the tokens are there, and cannot be delivered as the mixture asks.
+    """
+    named = {step.name: step for step in steps}
+    train = named.get("train")
+    if train is None or train.finished or "encode" not in named:
+        return None
+    settings: Any = train.settings
+    rows, ends_by = _rows(steps, settings, store)
+    if named["encode"].finished:
+        batches = Batches(
+            named["encode"].folder, settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed
+        )
+        return _checked(settings.mixture, batches.tokens, settings.sequence_length, rows, "counted", ends_by)
+    tokens = _estimated_tokens(named)
+    return _checked(settings.mixture, tokens, settings.sequence_length, rows, "estimated", ends_by)
+
+
+def _checked(
+    mixture: Mixture, tokens: Mapping[str, int], sequence_length: int, rows: int, basis: str, ends_by: str
+) -> Delivery:
+    plan, problem = mixture.outline(tokens, sequence_length, rows), None
+    try:
+        plan.check()
+    except MismatchError as error:
+        if basis == "counted" and ends_by == "tokens":
+            raise
+        problem = f"{error.problem}; {error.hint}"
+        if ends_by == "budget":
+            problem = f"training may end before its budget, because {error.problem}"
+    return Delivery(plan, basis, ends_by, problem)
+
+
+def _rows(steps: Sequence[Step], settings: Any, store: Path) -> tuple[int, str]:
+    """Training rows in all, and what decides them."""
+    if settings.planned_steps is not None:
+        return settings.planned_steps * settings.batch_sequences, "tokens"
+    model, trained = planned_model(steps), newest(store, "train")
+    flops_per_token = model.flops_per_token(settings.sequence_length) if model else 1e9
+    speed = TYPICAL_FLOPS_PER_SECOND
+    if trained and trained["counts"].get("flops_per_token"):
+        speed = trained["counts"]["tokens_per_second"] * trained["counts"]["flops_per_token"]
+    tokens = settings.budget * speed / flops_per_token
+    return max(int(tokens / settings.sequence_length), 1), "budget"
+
+
+def _estimated_tokens(named: Mapping[str, Step]) -> dict[str, int]:
+    """Training tokens of each source, from the newest counts of its bytes and what the stages to come usually leave."""
+    stages = [name for name in DOCUMENT_STAGES if name in named]
+    done = [name for name in stages if named[name].finished]
+    if done:
+        sources = named[done[-1]].manifest()["counts"]["sources"]
+        sizes = {name: float(counts["bytes_out"]) for name, counts in sources.items()}
+    else:
+        settings: Any = named["read"].settings
+        sizes = settings.text_bytes()
+    left = math.prod(TYPICAL[name].out for name in stages if name not in done)
+    vocab_size = getattr(named["tokenizer"].settings, "vocab_size", TYPICAL_VOCABULARY)
+    if named["tokenizer"].finished:
+        per_token = named["tokenizer"].manifest()["counts"]["bytes_per_token"]
+    else:
+        per_token = typical_bytes_per_token(vocab_size)
+    return {name: max(int(size * left / per_token), 1) for name, size in sizes.items()}
+
+
+def typical_bytes_per_token(vocab_size: int) -> float:
+    """Bytes of English text that a token of a byte-level BPE vocabulary stands for.
+
+    Source: vocabularies of 2,048 to 16,384 trained on English books gave 3.14, 3.53, 3.91 and 4.19 bytes per token; code
+    and other languages have fewer; docs/lab-notes.md.
+
+    >>> [round(typical_bytes_per_token(size), 1) for size in (2048, 8192, 32_000, 128_000)]
+    [3.1, 3.9, 4.6, 4.7]
+    """
+    return min(3.14 + 0.37 * (math.log2(max(vocab_size, 256)) - 11), 4.7)
