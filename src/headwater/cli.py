@@ -134,6 +134,46 @@ def export(
     print(flow.export_to(load(recipe, *overrides), to, step))
 
 
+@app.command
+def inspect(
+    place: Annotated[
+        str, Parameter(help="Name of a recipe that has run, folder of a run or stage, or folder of shards.")
+    ],
+    /,
+    *,
+    dropped: Annotated[bool, Parameter(negative="", help="Only documents that were dropped.")] = False,
+    kept: Annotated[bool, Parameter(negative="", help="Only documents that were kept.")] = False,
+    rule: Annotated[str | None, Parameter(help="Dropped by this rule, or by any rule of this step.")] = None,
+    source: Annotated[str | None, Parameter(help="From this source.")] = None,
+    text: Annotated[str | None, Parameter(help="With a text in which this regular expression is found.")] = None,
+    id: Annotated[str | None, Parameter(help="With an id that begins so; prints the whole text.")] = None,  # noqa: A002
+    count: Annotated[int, Parameter(help="How many to print: a fair sample of all that fit.")] = 5,
+    characters: Annotated[int, Parameter(help="How much of each text to print; 0 prints all.")] = 600,
+    seed: Annotated[int, Parameter(help="Another seed, another sample.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Look at documents that were kept or dropped, with the reason and what was measured."""
+    from headwater.documents.inspect import DROPPED, KEPT, Wanted
+    from headwater.documents.inspect import inspect as look
+
+    if dropped and kept:
+        raise InputError("choose --dropped or --kept; without either both are looked at", place="inspect")
+    fate = DROPPED if dropped or (rule and not kept) else KEPT if kept else None
+    folder = Path(place) if Path(place).exists() else Path("runs") / place
+    found = look(folder, Wanted(fate, rule, source, text, id, max(count, 0), seed))
+    if as_json:
+        print_json(found.documents)
+        return
+    table = plain_table("stage", "what became of them", "source", ">documents")
+    for stage, reason, of, number in found.summary():
+        table.add_row(stage, reason, of, f"{number:,}")
+    print_table(table)
+    shown = len(found.documents)
+    print(f"\n{found.fitting:,} documents fit" + (f"; {shown} of them, drawn by seed {seed}:" if shown else "."))
+    for row in found.documents:
+        print_document(row, 0 if id else characters)
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[str, Parameter(help="recipes, stages, sources, steps or runs.")] = "recipes",
@@ -209,6 +249,22 @@ def print_results(results: Any, recipe: str) -> None:
     if results.model:
         commands.insert(0, f"headwater export {recipe} --to my-model")
     print("\nnext: " + "\n      ".join(commands))
+
+
+def print_document(row: dict[str, Any], characters: int) -> None:
+    """Print a kept or dropped document: facts, then its text, cut after some characters; 0 prints all of it."""
+    reason = row["fate"]
+    if row.get("rule"):
+        measured = "" if row["value"] is None else f", measured {row['value']:.4g}"
+        limit = "" if row["threshold"] is None else f", limit {row['threshold']:.4g}"
+        detail = f", {row['detail']}" if row["detail"] else ""
+        reason = f"dropped by {row['stage']}: {row['rule']}{measured}{limit}{detail}"
+    facts = [row["source"], row["url"], row["licence"], row["language"], row["date"], row["meta"]]
+    text, size = row["text"], len(row["text"])
+    more = f"\n[... {size - characters:,} more characters]" if characters and size > characters else ""
+    width = shutil.get_terminal_size((100, 24)).columns
+    print(f"\n{'-' * min(width, 100)}\n{row['id']}  {reason}\n{'  '.join(str(fact) for fact in facts if fact)}\n")
+    print((text[:characters] if characters else text) + more)
 
 
 def plain_table(*columns: str) -> Table:
