@@ -1,6 +1,6 @@
-"""Run one function over many shards: in this process, in threads, or in worker processes.
+"""Run one function over many shards: in this process, in threads, in worker processes, or on a Ray cluster.
 
-This is the seam for a cluster: a stage never sees where its shards run, results come back in the order of the
+This is the seam: a stage never sees where its shards run, results come back in the order of the
 shards, and a shard that is finished is not run again after a kill.
 """
 
@@ -11,6 +11,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_complete
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from headwater.core.cluster import RayExecutor
+from headwater.core.hardware import Machine
 from headwater.core.stage import Counts, Workspace
 from headwater.core.store import read_json, write_json
 
@@ -37,7 +39,11 @@ def map(  # noqa: A001  (the verb of this seam; used as pool.map)
         out: the stage's workspace: its folder and its machine.
         label: what is being done, also the marker's first word.
         name: a shard's name, unique in this call and safe as a file name.
-        threads: use threads, for work that spends its time outside Python's lock.
+        threads: use threads, for work that spends its time outside Python's lock; on a cluster it makes no difference.
+
+    Raises:
+        MissingExtraError: the machine's engine is Ray, which is not installed.
+        MismatchError: there is no cluster where the machine says.
     """
     markers = out.folder / ".done"
     results: list[Counts | None] = []
@@ -53,12 +59,12 @@ def map(  # noqa: A001  (the verb of this seam; used as pool.map)
 
     with out.progress(label, len(shards), "shards") as bar:
         bar.update(len(shards) - len(waiting))
-        if workers <= 1:
+        if workers <= 1 and out.machine.engine == "local":
             for index in waiting:
                 finish(index, work(shards[index]))
                 bar.advance()
         else:
-            with _executor(workers, threads) as executor:
+            with _executor(out.machine, workers, threads) as executor:
                 futures: dict[Future[Any], int] = {executor.submit(work, shards[index]): index for index in waiting}
                 for future in as_completed(futures):
                     finish(futures[future], future.result())
@@ -67,9 +73,9 @@ def map(  # noqa: A001  (the verb of this seam; used as pool.map)
 
 
 @contextmanager
-def _executor(workers: int, threads: bool) -> Iterator[Executor]:
-    if threads:
-        executor = ThreadPoolExecutor(workers)
+def _executor(machine: Machine, workers: int, threads: bool) -> Iterator[Executor]:
+    if machine.engine == "ray" or threads:
+        executor = RayExecutor(machine) if machine.engine == "ray" else ThreadPoolExecutor(workers)
         try:
             yield executor
         finally:

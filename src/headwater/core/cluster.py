@@ -1,0 +1,102 @@
+"""A Ray cluster as an executor: the same functions of shards run on other machines, over a folder that all share."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+from headwater.core.errors import HeadwaterError, MismatchError, MissingExtraError
+from headwater.core.hardware import Machine, set_environment
+from headwater.core.log import logger
+
+RETRIES = 5
+"""How often a shard is begun again when its worker or its machine dies; errors of the work itself are not retried."""
+
+
+class RayExecutor(Executor):
+    """Runs each call as a Ray task with one processor core."""
+
+    def __init__(self, machine: Machine) -> None:
+        """Connect to the cluster, or start one on this machine alone.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            MismatchError: there is no cluster at `machine.cluster`.
+        """
+        set_environment(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
+        if (Path.home() / ".ray" / "auth_token").is_file():  # clusters then ask for it, but ray.init does not show it
+            set_environment(RAY_AUTH_MODE="token")
+        try:
+            import ray
+        except ImportError:
+            hint = "pip install 'headwater[ray]'"
+            raise MissingExtraError("Ray is not installed", place="machine.engine", hint=hint) from None
+        self._ray: Any = ray
+        if not ray.is_initialized():
+            _connect(ray, machine)
+        self._task = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=False)(_run)
+        self._references: list[Any] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Begin a task as soon as a core is free."""
+        reference = self._task.remote(os.getcwd(), fn, args, kwargs)  # noqa: PTH109  (a string, as chdir takes)
+        self._references.append(reference)
+        future: Future[Any] = Future()
+        reference.future().add_done_callback(lambda done: _hand_over(done, future))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let go of the tasks; with `cancel_futures`, stop those that run."""
+        if cancel_futures:
+            _, running = self._ray.wait(self._references, num_returns=len(self._references), timeout=0)
+            for reference in running:
+                self._ray.cancel(reference, force=True)
+        elif wait:
+            self._ray.wait(self._references, num_returns=len(self._references))
+        self._references = []
+
+
+def _connect(ray: Any, machine: Machine) -> None:
+    """Join a running cluster: the one named, or else one that runs here; start one where there is none."""
+    quiet = {"logging_level": "error", "log_to_driver": False, "include_dashboard": False}
+    if machine.cluster:
+        try:
+            host, _, port = machine.cluster.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself would wait for minutes
+            ray.init(address=machine.cluster, logging_level="error", log_to_driver=False)
+        except (ConnectionError, OSError, ValueError, RuntimeError, TimeoutError) as error:
+            problem = f"there is no Ray cluster at {machine.cluster} ({str(error).splitlines()[0][:150]})"
+            raise MismatchError(problem, place="machine.cluster", hint="ray start --head, there; ray status") from None
+    else:
+        try:
+            ray.init(address="auto", logging_level="error", log_to_driver=False)
+        except ConnectionError:
+            ray.init(num_cpus=machine.processor_workers, **quiet)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    cores = int(ray.cluster_resources().get("CPU", 0))
+    logger.info("  on Ray: %d machine%s, %d cores", len(nodes), "s" if len(nodes) > 1 else "", cores)
+
+
+def _run(folder: str, work: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, HeadwaterError | None]:
+    """Work in the same folder as the caller; a user's error comes back whole instead of wrapped in one of Ray's."""
+    os.chdir(folder)
+    try:
+        return work(*args, **kwargs), None
+    except HeadwaterError as error:
+        return None, error
+
+
+def _hand_over(done: Future[Any], future: Future[Any]) -> None:
+    try:
+        result, error = done.result()
+    except BaseException as problem:  # whatever Ray reports belongs to the one who asks for the result
+        future.set_exception(problem)
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
