@@ -61,21 +61,22 @@ class RayExecutor(Executor):
 
 
 def _connect(ray: Any, machine: Machine) -> None:
-    """Join a running cluster: the one named, or else one that runs here; start one where there is none."""
-    quiet = {"logging_level": "error", "log_to_driver": False, "include_dashboard": False}
-    if machine.cluster:
+    """Join the cluster that is named, or start one here.
+
+    Clusters that run without being named are not looked for: Ray would wait for minutes for one that has died.
+    """
+    quiet = {"logging_level": "error", "log_to_driver": False}
+    if machine.cluster is None:
+        ray.init(address="local", num_cpus=machine.processor_workers, include_dashboard=False, **quiet)
+    else:
         try:
             host, _, port = machine.cluster.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself would wait for minutes
-            ray.init(address=machine.cluster, logging_level="error", log_to_driver=False)
+            ray.init(address=machine.cluster, **quiet)
         except (ConnectionError, OSError, ValueError, RuntimeError, TimeoutError) as error:
             problem = f"there is no Ray cluster at {machine.cluster} ({str(error).splitlines()[0][:150]})"
-            raise MismatchError(problem, place="machine.cluster", hint="ray start --head, there; ray status") from None
-    else:
-        try:
-            ray.init(address="auto", logging_level="error", log_to_driver=False)
-        except ConnectionError:
-            ray.init(num_cpus=machine.processor_workers, **quiet)
+            hint = "start it there with: ray start --head; and give its address as host:port"
+            raise MismatchError(problem, place="machine.cluster", hint=hint) from None
     nodes = [node for node in ray.nodes() if node["Alive"]]
     cores = int(ray.cluster_resources().get("CPU", 0))
     logger.info("  on Ray: %d machine%s, %d cores", len(nodes), "s" if len(nodes) > 1 else "", cores)

@@ -29,8 +29,7 @@ class Machine(Config):
     """Where the document stages work: on this machine, or as tasks of a Ray cluster whose machines all see the current
     folder and the store under the same paths. The results are the same to the last bit. Needs `headwater[ray]`."""
     cluster: str | None = None
-    """Address of the Ray cluster, such as `10.0.0.1:6379`; by default the one that runs on this machine, else Ray is
-    started here alone."""
+    """Address of the Ray cluster, such as `10.0.0.1:6379`; by default Ray is started on this machine alone."""
     workers: int = Field(default=0, ge=0)
     """Parallel workers of the document stages; 0 means one per processor core."""
     threads: int = Field(default=0, ge=0)
