@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -71,12 +73,22 @@ def test_finished_shards_are_read_from_their_markers(tmp_path: Path) -> None:
     assert pool.map(square, [1, 2], out, label="square", name=str) == [{"square": -1, "process": 0}, first[1]]
 
 
+def test_a_cluster_that_is_not_there_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs headwater[ray]")
+    out = Workspace(tmp_path, Machine(engine="ray", cluster="127.0.0.1:1"))
+    with pytest.raises(MismatchError, match="there is no Ray cluster at 127"):
+        pool.map(square, [1], out, label="square", name=str)
+
+
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     module = pytest.importorskip("ray", reason="needs headwater[ray]")
     module.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
-    module.shutdown()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for the processes that it stops
+        module.shutdown()
+        gc.collect()
 
 
 @pytest.mark.usefixtures("ray")
@@ -108,13 +120,6 @@ def test_a_ray_task_whose_worker_dies_is_begun_again(tmp_path: Path) -> None:
     counts = pool.map(partial(die_once, str(tmp_path)), [1, 2, 3], out, label="die", name=str)
     assert [count["number"] for count in counts] == [1, 2, 3]
     assert (tmp_path / "died").exists()
-
-
-def test_a_cluster_that_is_not_there_is_told(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs headwater[ray]").shutdown()
-    out = Workspace(tmp_path, Machine(engine="ray", cluster="127.0.0.1:1"))
-    with pytest.raises(MismatchError, match="there is no Ray cluster at 127"):
-        pool.map(square, [1], out, label="square", name=str)
 
 
 def test_without_ray_the_pip_command_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

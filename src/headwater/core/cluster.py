@@ -28,8 +28,8 @@ class RayExecutor(Executor):
             MismatchError: there is no cluster at `machine.cluster`.
         """
         set_environment(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
-        if (Path.home() / ".ray" / "auth_token").is_file():  # clusters then ask for it, but ray.init does not show it
-            set_environment(RAY_AUTH_MODE="token")
+        if machine.cluster and (Path.home() / ".ray" / "auth_token").is_file():
+            set_environment(RAY_AUTH_MODE="token")  # `ray start` then asks for it, but ray.init alone does not show it
         try:
             import ray
         except ImportError:
