@@ -28,8 +28,8 @@ class RayExecutor(Executor):
             MismatchError: there is no cluster at `machine.cluster`.
         """
         set_environment(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
-        if machine.cluster and (Path.home() / ".ray" / "auth_token").is_file():
-            set_environment(RAY_AUTH_MODE="token")  # `ray start` then asks for it, but ray.init alone does not show it
+        if machine.cluster:
+            _prepare(machine.cluster)
         try:
             import ray
         except ImportError:
@@ -60,6 +60,21 @@ class RayExecutor(Executor):
         self._references = []
 
 
+def _prepare(address: str) -> None:
+    """Before Ray is imported: make sure that somebody answers, and have Ray show the token that `ray start` asks for.
+
+    Raises:
+        MismatchError: nobody answers. Ray itself would wait for minutes.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from None
+    if (Path.home() / ".ray" / "auth_token").is_file():
+        set_environment(RAY_AUTH_MODE="token")
+
+
 def _connect(ray: Any, machine: Machine) -> None:
     """Join the cluster that is named, or start one here.
 
@@ -70,16 +85,18 @@ def _connect(ray: Any, machine: Machine) -> None:
         ray.init(address="local", num_cpus=machine.processor_workers, include_dashboard=False, **quiet)
     else:
         try:
-            host, _, port = machine.cluster.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself would wait for minutes
             ray.init(address=machine.cluster, **quiet)
-        except (ConnectionError, OSError, ValueError, RuntimeError, TimeoutError) as error:
-            problem = f"there is no Ray cluster at {machine.cluster} ({str(error).splitlines()[0][:150]})"
-            hint = "start it there with: ray start --head; and give its address as host:port"
-            raise MismatchError(problem, place="machine.cluster", hint=hint) from None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _no_cluster(machine.cluster, error) from None
     nodes = [node for node in ray.nodes() if node["Alive"]]
     cores = int(ray.cluster_resources().get("CPU", 0))
     logger.info("  on Ray: %d machine%s, %d cores", len(nodes), "s" if len(nodes) > 1 else "", cores)
+
+
+def _no_cluster(address: str, error: Exception) -> MismatchError:
+    problem = f"there is no Ray cluster at {address} ({str(error).splitlines()[0][:150]})"
+    hint = "start it there with: ray start --head; and give its address as host:port"
+    return MismatchError(problem, place="machine.cluster", hint=hint)
 
 
 def _run(folder: str, work: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, HeadwaterError | None]:
