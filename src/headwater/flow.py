@@ -296,8 +296,13 @@ def link(recipe: Recipe, steps: Sequence[Step]) -> Path:
     folder = Path(recipe.machine.runs) / recipe.name
     finished = {step.name: step.folder for step in steps if (step.folder / "manifest.json").is_file()}
     links = {f"stages/{name}": target for name, target in finished.items()}
-    for stage, names in (("report", ("report.html", "report.md", "summary.json")), ("export", ("model",))):
-        links |= {name: finished[stage] / name for name in names if stage in finished}
+    for stage, names in (
+        ("report", ("report.html", "report.md", "data-card.md", "summary.json")),
+        ("export", ("model",)),
+    ):
+        links |= {
+            name: finished[stage] / name for name in names if stage in finished and (finished[stage] / name).exists()
+        }
     try:
         (folder / "stages").mkdir(parents=True, exist_ok=True)
         for old in [*folder.iterdir(), *(folder / "stages").iterdir()]:

@@ -45,7 +45,8 @@ class Made(Config):
     """Settings of a made-up stage."""
 
     min_words: int = 20
-    sources: tuple[Mapping[str, str], ...] = ({"use": "text", "path": "notes.txt"},)
+    sources: Mapping[str, Mapping[str, str]] = {"prose": {"use": "text", "path": "notes.txt"}}
+    steps: tuple[Mapping[str, str | int], ...] = ({"use": "length", "min_words": 20},)
 
 
 class MadeModel(Config):

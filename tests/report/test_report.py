@@ -229,7 +229,7 @@ def test_samples_are_as_many_and_as_long_as_asked_for(made_run: Run) -> None:
 def test_the_same_evidence_gives_the_same_report(made_run: Run, report_folder: Path, tmp_path: Path) -> None:
     inputs = {name: step.folder for name, step in made_run.steps.items()}
     report(Report(title="made", about="A run that never was."), inputs, Workspace(tmp_path, made_run.machine))
-    assert {file.name for file in tmp_path.iterdir()} == {"report.html", "report.md", "summary.json"}
+    assert {file.name for file in tmp_path.iterdir()} == {"report.html", "report.md", "data-card.md", "summary.json"}
     for file in tmp_path.iterdir():
         assert file.read_bytes() == (report_folder / file.name).read_bytes()
 

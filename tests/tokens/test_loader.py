@@ -157,3 +157,27 @@ def test_a_held_out_document_beyond_the_limit_is_cut(make_tokens):
 def test_without_held_out_documents_there_are_no_batches(make_tokens):
     with pytest.raises(MismatchError, match="source 'code' has no held-out documents"):
         HeldOutBatches(make_tokens(code=[]), "code", 24, 4, max_tokens=67)
+
+
+@pytest.mark.parametrize("copies", [{}, {"prose": {"use": "cluster_size", "copies": {1: 2}}}])
+def test_the_steps_that_saw_a_document_are_known_without_looking(make_tokens, copies):
+    folder, steps = make_tokens(**LENGTHS), 37
+    if copies:
+        for path in (folder / "training").glob("*.parquet"):
+            index = pq.read_table(path)
+            sizes = pa.array([1.0] * len(index), pa.float32())
+            pq.write_table(index.set_column(5, "cluster_size", sizes), path)
+    mixture = Mixture.model_validate({"weights": {"prose": 3, "code": 1}, "copies": copies})
+    batches = Batches(folder, mixture, 24, 4, 0)
+    seen: dict[tuple[str, int], set[int]] = {}
+    for step in range(steps):
+        for row in batches.rows(step):
+            left = 24  # inputs; the last token of a row is only a target
+            for piece in row.pieces:
+                if left > 0:
+                    seen.setdefault((row.source, piece.document), set()).add(step)
+                left -= piece.tokens
+    for source, lengths in LENGTHS.items():
+        for document in range(len(lengths)):
+            expected = sorted(seen.get((source, document), ()))
+            assert batches.steps_with(source, document, steps) == expected, (source, document)

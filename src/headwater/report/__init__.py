@@ -1,8 +1,9 @@
-"""Everything a run did, on one page: manifests, metrics and scores in, report.html, report.md and summary.json out.
+"""Everything a run did, on one page: manifests, metrics and scores in; report.html, report.md, data-card.md, summary.json out.
 
     evidence.py  what the stages left behind, and summary.json
     sections/    evidence -> sections made of blocks (blocks.py), the same for both pages
     figures.py   the charts: Vega-Altair, drawn to SVG here so that the page needs no network and no library
+    card.py      the data card
     page.py      blocks -> HTML and its markdown twin, through page.html.j2 and page.md.j2
 
 Settings are here, so this module imports none of the above before a report is asked for.
@@ -36,11 +37,12 @@ def report(settings: Report, inputs: Inputs, out: Workspace) -> Counts:
     Args:
         settings: what to show.
         inputs: stage name -> its finished folder.
-        out: where report.html, report.md and summary.json go; its machine gives the assumptions of the cost estimate.
+        out: where the files go; its machine gives the assumptions of the cost estimate.
 
     Raises:
         StoreError: a stage's file is missing or damaged.
     """
+    from headwater.report.card import data_card
     from headwater.report.evidence import Evidence
     from headwater.report.page import html, markdown
     from headwater.report.sections import compose
@@ -48,6 +50,8 @@ def report(settings: Report, inputs: Inputs, out: Workspace) -> Counts:
     evidence = Evidence(inputs, out.machine)
     page = compose(evidence, settings)
     texts = {"report.html": html(page), "report.md": markdown(page)}
+    if card := data_card(evidence, settings.title or "Documents", settings.about):
+        texts["data-card.md"] = card
     for name, text in texts.items():
         with atomic_path(out.folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

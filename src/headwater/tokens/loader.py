@@ -121,6 +121,20 @@ class Batches:
         places = (self._pattern.row(number) for number in range(first, first + self.batch_sequences))
         return [Row(source, self._streams[source].pieces(row)) for source, row in places]
 
+    def steps_with(self, source: str, document: int, steps: int) -> list[int]:
+        """Which of the first `steps` steps have a token of a document among their inputs, counted from 0, in order.
+
+        Args:
+            source: name of the source.
+            document: index of the document in its source.
+            steps: steps to look through; the time it takes goes by epochs, not by steps.
+        """
+        if source not in self._streams:
+            return []
+        rows = self._pattern.counts(steps * self.batch_sequences)[source]
+        numbers = (self._pattern.number(source, row) for row in self._streams[source].rows_of(document, rows))
+        return sorted({number // self.batch_sequences for number in numbers})
+
     def batch(self, step: int) -> Batch:
         """The batch of step `step`; steps count from 0."""
         filled = np.empty((self.batch_sequences, self.sequence_length + 1), np.int32)

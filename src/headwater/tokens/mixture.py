@@ -258,6 +258,12 @@ class RowPattern:
         source = int(self._source[position])
         return self.names[source], turn * self.parts[source] + int(self._rank[position])
 
+    def number(self, source: str, row: int) -> int:
+        """The training row that is the how-manieth row of a source: the inverse of `row`."""
+        index = self.names.index(source)
+        turn, rest = divmod(row, self.parts[index])
+        return turn * self.period + int(np.flatnonzero(self._source == index)[rest])
+
     def counts(self, rows: int) -> dict[str, int]:
         """How many of the first `rows` rows come from each source."""
         turns, rest = divmod(rows, self.period)

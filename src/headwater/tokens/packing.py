@@ -60,6 +60,25 @@ class DocumentStream:
         missing = self._sequence_length + 1 - sum(piece.tokens for piece in found)
         return found + self._run(epoch + 1, 0, missing) if missing else found
 
+    def rows_of(self, document: int, rows: int) -> list[int]:
+        """Which of the first `rows` rows hold an input that is a token of a document, in order."""
+        T, found = self._sequence_length, set()
+        for epoch in range(rows * T // self._tokens + 2):  # the last row of an epoch goes on with the next
+            order, ends = self._document_order(epoch)
+            copies = order if self._copies is None else self._copies[order]
+            for index in np.flatnonzero(copies == document).tolist():
+                end = epoch * self._tokens + int(ends[index])
+                start = end - int(self._lengths[order[index]])
+                found.update(self._handed_out(drawn) for drawn in range(start // T, (end - 1) // T + 1))
+        return sorted(row for row in found if row < rows)
+
+    def _handed_out(self, drawn: int) -> int:
+        """The row in which the stream's tokens from `drawn` times `sequence_length` are handed out."""
+        epoch = drawn * self._sequence_length // self._tokens
+        first_row = -(-epoch * self._tokens // self._sequence_length)
+        place = np.flatnonzero(self._row_order(epoch, first_row) == drawn - first_row)
+        return first_row + int(place[0])
+
     def _run(self, epoch: int, position: int, count: int) -> list[Piece]:
         """The pieces of up to `count` tokens from `position` of one epoch."""
         order, ends = self._document_order(epoch)
