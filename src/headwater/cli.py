@@ -174,6 +174,46 @@ def inspect(
         print_document(row, 0 if id else characters)
 
 
+@app.command
+def forget(
+    recipe: Annotated[str, Parameter(help="Name of a recipe that has run, or folder of a run.")],
+    /,
+    *,
+    url: Annotated[str | None, Parameter(help="Documents whose address begins so.")] = None,
+    source: Annotated[str | None, Parameter(help="Documents of this source.")] = None,
+    id: Annotated[str | None, Parameter(help="Documents whose id begins so.")] = None,  # noqa: A002
+    meta: Annotated[tuple[str, ...], Parameter(help="Documents with this in their meta, as author=Jane.")] = (),
+    add_to: Annotated[Path | None, Parameter(help="Removal list to append them to, for read.forget.")] = None,
+    copies: Annotated[bool, Parameter(negative="", help="Add near-duplicates of them too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say which stages, shards and checkpoints hold some documents, and put them on a removal list."""
+    from headwater.ledger import Search, add_to_list, trace
+
+    pairs = [pair.partition("=") for pair in meta]
+    if bad := next((pair[0] for pair in pairs if not pair[1]), None):
+        raise InputError(f"'{bad}' is not of the form name=value", place="--meta", hint="such as --meta author=Jane")
+    search = Search(source, url, id, {name: value for name, _, value in pairs})
+    folder = Path(recipe) if (Path(recipe) / "stages").is_dir() else Path("runs") / Path(recipe).stem
+    ledger = trace(folder, search)
+    if as_json:
+        rows = [{**vars(holding), "path": str(holding.path)} for holding in ledger.holdings]
+        print_json({"ids": sorted(ledger.ids), "copies": sorted(ledger.copies), "holdings": rows})
+    else:
+        table = plain_table("stage", ">documents", "how", "where")
+        for holding in ledger.holdings:
+            table.add_row(holding.stage, f"{holding.documents:,}", holding.how, str(holding.path))
+        print_table(table)
+        print(
+            f"\n{len(ledger.ids):,} documents, and {len(ledger.copies):,} near-duplicates that were dropped for them."
+        )
+    if add_to is not None:
+        lines = add_to_list(add_to, search, ledger, copies)
+        print(
+            f"{add_to}: {lines:,} lines now. Set read.forget=[{add_to}] and run again; then remove the folders above."
+        )
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[str, Parameter(help="recipes, stages, sources, steps or runs.")] = "recipes",
