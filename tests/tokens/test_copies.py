@@ -44,14 +44,14 @@ def test_a_curve_that_cannot_be_is_refused():
         ClusterSizes(use="cluster_size", copies={2: 2})
 
 
-def write(folder: Path, quality: list[float | None], tokens: int = 10) -> Path:
+def write(folder: Path, values: list[float | None], tokens: int = 10, fact: str = "quality") -> Path:
     form = TokenFormat(1000, separator_id=0, tokenizer_sha256="ab" * 32)
-    numbers = np.arange(len(quality) * tokens) % 999 + 1
+    numbers = np.arange(len(values) * tokens) % 999 + 1
     numbers[::tokens] = 0
     with TokenShard(folder / "training" / "web-00000.parquet", form) as shard:
-        lengths = np.full(len(quality), tokens)
-        ids = pa.array([str(number) for number in range(len(quality))])
-        shard.write(ids, numbers, lengths, lengths, {"quality": pa.array(quality, pa.float32())})
+        lengths = np.full(len(values), tokens)
+        ids = pa.array([str(number) for number in range(len(values))])
+        shard.write(ids, numbers, lengths, lengths, {fact: pa.array(values, pa.float32())})
     write_tokens_json(folder, form, {"web": {"training": shard.counts}})
     return folder
 
@@ -81,6 +81,12 @@ def test_what_was_not_measured_is_refused(tmp_path: Path):
     assert "cleaning step quality" in caught.value.hint
     with pytest.raises(MismatchError, match="3 of 3 documents of source 'web' have no cluster_size"):
         repeated(source, ClusterSizes(use="cluster_size"), "0")
+
+
+def test_documents_without_copies_are_clusters_of_one(tmp_path: Path):
+    source = TokenFolder(write(tmp_path, [None, 3, None], fact="cluster_size")).source("web")
+    copies = repeated(source, ClusterSizes(use="cluster_size"), "0")
+    assert np.bincount(copies).tolist() == [1, 3, 1]
 
 
 def test_a_rule_for_no_source_is_refused(tmp_path: Path):

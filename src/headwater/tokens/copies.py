@@ -107,10 +107,13 @@ def repeated(source: TokenSource, rule: Copies, seed: str) -> np.ndarray:
     """
     values = source.fact(rule.use)
     place = f"mixture.copies.{source.name}"
-    if missing := int(np.isnan(values).sum()):
-        made_by = {"quality": "the cleaning step quality", "cluster_size": "the stage dedup with near"}[rule.use]
-        problem = f"{missing:,} of {source.num_documents:,} documents of source '{source.name}' have no {rule.use}"
-        raise MismatchError(problem, place=place, hint=f"it comes from {made_by}; or leave the rule out")
+    missing = np.isnan(values)
+    if rule.use == "cluster_size" and not missing.all():
+        values[missing], missing[:] = 1.0, False  # the stage dedup writes it where there were copies
+    if count := int(missing.sum()):
+        made_by = {"quality": "the cleaning step quality", "cluster_size": "the stage dedup, where it finds copies"}
+        problem = f"{count:,} of {source.num_documents:,} documents of source '{source.name}' have no {rule.use}"
+        raise MismatchError(problem, place=place, hint=f"it comes from {made_by[rule.use]}; or leave the rule out")
     order = permutation(source.num_documents, f"{seed}/copies")
     ends = np.floor(np.cumsum(rule(values)[order]) + 0.5).astype(np.int64)
     counts = np.empty(source.num_documents, np.int64)
