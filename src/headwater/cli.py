@@ -83,12 +83,31 @@ def show(recipe: Recipe, /, *overrides: Overrides, as_json: Json = False) -> Non
 
 
 @app.command
-def plan(recipe: Recipe, /, *overrides: Overrides, until: Until = None, as_json: Json = False) -> None:
+def plan(
+    recipe: Recipe,
+    /,
+    *overrides: Overrides,
+    until: Until = None,
+    scale: Annotated[
+        str | None,
+        Parameter(help="What the document stages would take for so much input: a size, or common-crawl-warc or -wet."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Say what will run and why, how long it takes and how much disk it needs."""
     from headwater import flow
     from headwater.recipe import load
 
     planned = flow.plan(load(recipe, *overrides), until)
+    if scale is not None:
+        from headwater.advice.scale import extrapolate, parse_target
+
+        larger = extrapolate(planned.steps, parse_target(scale))
+        if as_json:
+            print_json({**vars(larger), "stages": [vars(stage) for stage in larger.stages]})
+        else:
+            print(larger)
+        return
     if as_json:
         mixture = planned.delivery.rows() if planned.delivery else []
         print_json({"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture})
