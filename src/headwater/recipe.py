@@ -128,7 +128,7 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
 def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
     """Where a recipe names sources again, and which."""
     for index, step in enumerate(recipe.clean.steps if recipe.clean else ()):
-        yield ("clean", "steps", index, "sources"), step.sources or ()
+        yield ("clean", "steps", recipe.clean.written(index) if recipe.clean else index, "sources"), step.sources or ()
     if isinstance(recipe.tokenizer, TrainBpe):
         yield ("tokenizer", "weights"), recipe.tokenizer.weights or ()
     if recipe.train:
