@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import re
@@ -99,7 +100,7 @@ class Language(CleaningStep):
         edited = np.zeros(documents, np.bool_)
         edited[list(texts)] = True
         one_limit = limits[0] if documents and (limits == limits[0]).all() else np.nan
-        return judge(
+        verdict = judge(
             documents,
             Rule("keep", scores, other, np.nan),
             Rule("min_score", scores, scores < limits, one_limit, 0 if np.isnan(one_limit) else -1),
@@ -107,6 +108,7 @@ class Language(CleaningStep):
             columns={"language": languages} | replaced(batch.rows, "text", texts) | replaced(batch.rows, "meta", meta),
             edited=edited,
         )
+        return dataclasses.replace(verdict, thresholds=np.where(verdict.failed == 1, limits, verdict.thresholds))
 
     def detect(self, text: str) -> dict[str, float]:
         """The likeliest languages of a text with their scores, the best first; none for a text without letters."""
