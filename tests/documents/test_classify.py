@@ -79,7 +79,7 @@ def test_the_likeliest_languages_are_written_down() -> None:
     verdict = Language(use="language", top=3)(batch)
     meta = json.loads(batch.with_columns(verdict.columns).rows.column("meta")[0].as_py())
     assert meta["page"] == 3
-    assert list(meta["languages"])[0] == "en"
+    assert next(iter(meta["languages"])) == "en"
     assert len(meta["languages"]) == 3
     assert list(meta["languages"].values()) == sorted(meta["languages"].values(), reverse=True)
 
