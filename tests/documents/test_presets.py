@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 
 from headwater.core import config
 from headwater.core.errors import RecipeError
@@ -249,3 +250,13 @@ def test_the_run_warns_where_the_course_is_wrong(tmp_path: Path) -> None:
     assert "a whole article on one line" in said
     assert "one line a thousand times over passes" in said
     assert "glues words together" in said
+
+
+def test_the_recipes_of_the_guide_are_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "cleaning.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 6
+    for block in blocks:
+        Clean.model_validate(YAML(typ="safe", pure=True).load(block)["clean"])
+    named = set(re.findall(r"^\| `(\w+)` \|", page.split("## The same")[0], re.MULTILINE))
+    assert named == presets.shipped().keys()

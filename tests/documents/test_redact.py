@@ -111,6 +111,7 @@ NO = [
     "901301-1234567, 1-1014-00000-00-1, 12345678A, 529.982.247-24, 110105194912310021",
     "2 55 08 14 168 025 39, RSSMRA85T10A562T, BG 12 34 56 A",
     'password = "${PASSWORD}"; token: "your-token-here"; secret = "aaaaaaaaaaaaaaaa1"; key = "hello world"',
+    "http://user:pass@host.org/ amqp://guest:guest@host publicKeyToken='1fc8b3b9a1e18e3b'",
     "https://user:<password>@host.org/ and https://host.org/a:b@c",
     "0.8509181282 and 12.34567890, page 100-110, ISBN 978-3-16-148410-0",
     "a" * 5000 + "@" + "b" * 5000,

@@ -47,9 +47,14 @@ _NOBODY = re.compile(
 )
 """Addresses that reach nobody: names reserved for examples (RFC 2606), Git's login, and `icon@2x.png`."""
 
+_LOGIN_BEFORE = re.compile(r"://[^\s/@:]*:[^\s/@]*$")
+"""The user's name of an address such as `ftp://name:password@host`, whose end looks like an e-mail address."""
+
 
 def _emails(text: str, *_: Sequence[str]) -> Iterator[Found]:
-    return _matches("email", _EMAIL, text, lambda found: not _NOBODY.search(found) and ".." not in found)
+    for found in _matches("email", _EMAIL, text, lambda found: not _NOBODY.search(found) and ".." not in found):
+        if not _LOGIN_BEFORE.search(text[max(0, found.start - 80) : found.start]):
+            yield found
 
 
 _IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
@@ -386,7 +391,7 @@ _SECRET = re.compile(
 SendGrid; JSON web tokens. Source: the services' documentation of their prefixes."""
 _LOGIN = re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"'<>]{1,80}:([^\s/@\"'<>]{3,120})@[\w.-]+")
 _ASSIGNED = re.compile(
-    r"(?i)(?:passw(?:or)?d|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|auth[_-]?key|private[_-]?key|credential)"
+    r"(?i)(?<!publickey)(?:passw(?:or)?d|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|auth[_-]?key|private[_-]?key|credential)"
     r"[\w-]{0,20}[\"']?\s{0,4}(?:=>|:=|=|:)\s{0,4}[\"']([^\s\"'\\]{8,200})[\"']"
 )
 _PLACEHOLDER = re.compile(
@@ -399,15 +404,15 @@ strings (limit 3.0)."""
 
 def _secrets(text: str, *_: Sequence[str]) -> Iterator[Found]:
     yield from _matches("secret", _SECRET, text, bool)
-    for pattern, checked in ((_LOGIN, False), (_ASSIGNED, True)):
+    for pattern in (_LOGIN, _ASSIGNED):
         for match in pattern.finditer(text):
             value = match[1]
-            if _PLACEHOLDER.search(value) or (checked and not _is_random(value)):
-                continue
-            yield Found("secret", match.start(1), match.end(1), value)
+            if _is_random(value) and not _PLACEHOLDER.search(value):
+                yield Found("secret", match.start(1), match.end(1), value)
 
 
 def _is_random(value: str) -> bool:
+    """Whether a value has letters and digits as passwords have: `pass`, `guest` and the like are examples."""
     mixed = re.search(r"\d", value) and re.search(r"[A-Za-z]", value)
     return bool(mixed) and entropy(value) >= _MIN_ENTROPY
 
