@@ -117,13 +117,19 @@ ODD = [
     "a\r\r\n",
 ]
 EVERY_STEP = [
-    {"use": "normalise"},
+    {"use": "normalise", "encoding": True, "symbol_lines": "|"},
+    {"use": "boilerplate", "by_source": True, "min_share": 0.5},
     {"use": "length", "min_characters": 1, "max_characters": 10_000_000, "max_words": 10_000_000},
-    {"use": "language", "min_score": 0.01},
+    {"use": "language", "min_score": 0.01, "top": 2},
+    {"use": "url", "domains": ["a.org"]},
+    {"use": "licence", "deny": ["GPL-*"], "unknown": "keep"},
+    {"use": "paragraph_repetition"},
     {"use": "gopher_repetition", "min_occurrences": 2},
     {"use": "fineweb_quality", "min_sentence_lines": None, "max_short_lines": None, "max_newlines": 1.0},
     {"use": "gopher_quality", "min_words": None, "min_words_with_letter": None, "min_stop_words": None},
     {"use": "code", "max_line_characters": None, "max_mean_line_characters": None, "min_alphanumeric": 0.0},
+    {"use": "personal_data", "email": "tag", "iban": "drop"},
+    {"use": "c4", "min_sentences": None, "min_line_words": None, "languages": ["en"]},
 ]
 
 
@@ -186,7 +192,7 @@ def test_workers_make_no_difference(tmp_path: Path, english: list[str], many_scr
     found = []
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        counts, out = run(folder, sources, *EVERY_STEP[:5], workers=workers, shard_bytes=20_000)
+        counts, out = run(folder, sources, *EVERY_STEP[:9], *EVERY_STEP[-2:], workers=workers, shard_bytes=20_000)
         files = {path.relative_to(out.folder): path.read_bytes() for path in sorted(out.folder.rglob("*.parquet"))}
         found.append((counts, files))
     assert len(found[0][1]) > 10

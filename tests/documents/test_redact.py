@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from headwater.documents.clean import Clean, clean
@@ -213,3 +217,31 @@ def test_recall_and_precision_on_marked_sentences(shared_data: Path) -> None:
         assert said[kind] == hit[kind], kind
     assert hit["phone"] / marked["phone"] > 0.85
     assert hit["phone"] / said["phone"] > 0.95
+
+
+UNITS = ["1 ", "1-", "a@", "@a.", "-----BEGIN PRIVATE KEY-----", "password='", "://a:", "jo@mail.net ", "4111 1111 1111 1111 "]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_time_grows_with_length_alone(unit: str) -> None:
+    """Eight times the text takes some eight times as long, not sixty-four."""
+
+    def seconds(size: int) -> float:
+        text = unit * (size // len(unit))
+        return min(_timed(text) for _ in range(3))
+
+    assert seconds(160_000) < 24 * max(seconds(20_000), 0.001)
+
+
+def _timed(text: str) -> float:
+    before = time.process_time()
+    list(ALL.find(text))
+    return time.process_time() - before
+
+
+@given(st.text(st.sampled_from("0123456789+-.()@: aZGB/=_'\n"), max_size=120))
+def test_any_text_goes_through_and_what_is_found_is_where_it_is_said_to_be(text: str) -> None:
+    found = list(ALL.find(text))
+    assert all(text[one.start : one.end] == one.text for one in found)
+    assert all(one.end <= other.start for one, other in pairwise(found))
+    redacted(text)

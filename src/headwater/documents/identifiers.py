@@ -379,7 +379,7 @@ def _national_ids(text: str, countries: Sequence[str], _: Sequence[str]) -> Iter
 # --------------------------------------------------------------------------------------------------- secrets
 
 _SECRET = re.compile(
-    r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----[\s\S]{20,20000}?-----END (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----"
+    r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----(?:[^-]|-(?!----)){20,20000}-----END (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----"
     r"|\b(?:AKIA|ASIA|AROA|AIDA)[0-9A-Z]{16}\b"
     r"|\bgh[pousr]_[A-Za-z0-9]{36,255}\b|\bgithub_pat_[A-Za-z0-9_]{22,255}\b|\bglpat-[\w-]{20,}"
     r"|\bxox[abeoprs]-[0-9A-Za-z-]{10,250}|hooks\.slack\.com/services/T\w{6,}/B\w{6,}/\w{16,}"

@@ -6,6 +6,8 @@ batch which texts can hold it at all.
 
 from __future__ import annotations
 
+import bisect
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -113,12 +115,14 @@ class PersonalData(CleaningStep):
         >>> [(found.kind, found.text) for found in step.find("Write to jo@mail.net or call +44 20 7946 0958.")]
         [('email', 'jo@mail.net'), ('phone', '+44 20 7946 0958')]
         """
-        taken: list[Found] = []
+        taken: list[Found] = []  # from front to back, so that only neighbours can overlap
         for kind in self._actions if kinds is None else kinds:
             for found in DETECTORS[kind].find(text, self.countries, self.phone_regions):
-                if all(found.end <= other.start or found.start >= other.end for other in taken):
-                    taken.append(found)
-        return iter(sorted(taken, key=lambda found: found.start))
+                place = bisect.bisect(taken, found.start, key=_start)
+                before, after = taken[max(0, place - 1) : place], taken[place : place + 1]
+                if all(found.end <= other.start or found.start >= other.end for other in (*before, *after)):
+                    taken.insert(place, found)
+        return iter(taken)
 
     def _redacted(self, text: str, spans: list[Found]) -> str:
         parts, end = [], 0
@@ -138,3 +142,6 @@ class PersonalData(CleaningStep):
         any_open = np.logical_or.reduce(list(gates.values())) & batch.wanted
         for index in np.flatnonzero(any_open).tolist():
             yield index, {kind: None for kind, open_ in gates.items() if open_[index]}
+
+
+_start = operator.attrgetter("start")
