@@ -8,8 +8,9 @@ depend on the order of shards, so the number of workers does not matter.
 from __future__ import annotations
 
 import functools
+import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from headwater.core import pool
 from headwater.core.stage import Counts, Workspace
 from headwater.core.store import atomic_path, read_json, write_json
 from headwater.documents.document import read_batches, source_of
-from headwater.documents.features import Features
+from headwater.documents.features import Features, per_document
 from headwater.documents.meta import replaced
 from headwater.documents.policy import normal_url
 from headwater.documents.steps import CleaningStep, Verdict, judge
@@ -43,8 +44,8 @@ class Boilerplate(CleaningStep):
     """Pages of a site on which a line must stand to be removed."""
     min_share: float = Field(default=0.1, gt=0, le=1)
     """Pages with the line as a share of the site's pages."""
-    max_line_characters: int = Field(default=300, ge=1)
-    """Longer lines are never removed: they are text."""
+    max_line_bytes: int = Field(default=300, ge=1)
+    """Longer lines are never removed: they are text [UTF-8 bytes]."""
     by_source: bool = False
     """Whether documents without a web address count as the pages of one site, their source."""
     _common: np.ndarray | None = PrivateAttr(default=None)
@@ -67,33 +68,38 @@ class Boilerplate(CleaningStep):
 
     def __call__(self, batch: Features) -> Verdict:
         """Edit a batch of documents."""
-        common, texts = self._common, {}
-        assert common is not None, "prepare comes first"
-        removed = np.zeros(batch.rows.num_rows, np.int64)
-        for index, site, text in self._pages(batch.rows, batch.wanted):
-            lines = text.split("\n")
-            keys = np.array([_key(site, line) if self._counts(line) else 0 for line in lines], np.uint64)
-            gone = np.isin(keys, common)
-            removed[index] = gone.sum()
-            if removed[index]:
-                texts[index] = "\n".join(line for line, out in zip(lines, gone.tolist(), strict=True) if not out)
+        assert self._common is not None, "prepare comes first"
+        offsets, keys, counts, _ = self._lines(batch.rows, batch.wanted)
+        gone = counts & np.isin(keys, self._common)
+        removed = per_document(gone, offsets)
+        texts = {}
+        for index in np.flatnonzero(removed).tolist():
+            lines = batch.texts[index].as_py().split("\n")
+            stays = ~gone[offsets[index] : offsets[index + 1]]
+            texts[index] = "\n".join(itertools.compress(lines, stays.tolist()))
         return judge(
             len(removed), columns=replaced(batch.rows, "text", texts), edited=removed > 0, found={"lines": removed}
         )
 
-    def _counts(self, line: str) -> bool:
-        return 0 < len(line.strip()) <= self.max_line_characters
+    def _lines(self, rows: pa.RecordBatch, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The lines of pages of sites.
 
-    def _pages(self, rows: pa.RecordBatch, wanted: np.ndarray) -> Iterator[tuple[int, str, str]]:
-        """Documents that are pages of a site: their place, the site, the text."""
-        urls, sources, texts = (rows.column(name) for name in ("url", "source", "text"))
+        Returns:
+            offsets [D + 1] of lines; keys [L] uint64, of line and site; whether each counts [L] bool; and the site of each
+            document [D] uint64, 0 for none.
+        """
+        from headwater.documents.kernels import GRAM, trimmed_lines
+
+        urls, sources = rows.column("url").to_pylist(), rows.column("source").to_pylist()
+        sites = np.zeros(len(urls), np.uint64)
         for index in np.flatnonzero(wanted).tolist():
-            url = urls[index].as_py() or ""
+            url = urls[index] or ""
             site = (normal_url(url) or "").partition("/")[0] if "://" in url else ""
-            if not site and self.by_source:
-                site = f"/{sources[index].as_py()}"
-            if site:
-                yield index, site, texts[index].as_py()
+            if site or self.by_source:
+                sites[index] = xxhash.xxh3_64_intdigest((site or f"/{sources[index]}").encode()) | 1
+        offsets, hashes, sizes = trimmed_lines(rows.column("text"), sites != 0)
+        keys = (hashes ^ np.repeat(sites, np.diff(offsets))) * GRAM
+        return offsets, keys, (sizes > 0) & (sizes <= self.max_line_bytes), sites
 
     def _shared(
         self, folder: Path, shards: Sequence[Path], part: int, sites: tuple[np.ndarray, np.ndarray]
@@ -109,19 +115,24 @@ class Boilerplate(CleaningStep):
 
 def _count_shard(step: Boilerplate, folder: Path, shard: Path) -> Counts:
     """Write for each part of the hash space which lines stand on how many pages of a shard, and how many pages sites have."""
-    lines: dict[int, list[int]] = {}  # hash of line and site -> hash of the site, pages
-    sites: dict[int, int] = {}
+    tables, pages = [np.zeros((0, 2), np.uint64)], [np.zeros(0, np.uint64)]
     for rows in read_batches(shard):
-        for _, site, text in step._pages(rows, np.ones(rows.num_rows, np.bool_)):
-            of_site = _hash(site)
-            sites[of_site] = sites.get(of_site, 0) + 1
-            for key in {_key(site, line) for line in text.split("\n") if step._counts(line)}:
-                lines.setdefault(key, [of_site, 0])[1] += 1
-    table = np.array([(key, site, pages) for key, (site, pages) in lines.items()], np.uint64).reshape(-1, 3)
-    part_of = table[:, 0] >> np.uint64(60)
+        offsets, keys, counts, sites = step._lines(rows, np.ones(rows.num_rows, np.bool_))
+        document = np.repeat(np.arange(rows.num_rows), np.diff(offsets))[counts]
+        order = np.lexsort((keys[counts], document))
+        document, keys = document[order], keys[counts][order]
+        first = np.ones(len(keys), np.bool_)
+        first[1:] = (keys[1:] != keys[:-1]) | (document[1:] != document[:-1])  # a line counts once on a page
+        tables.append(np.stack([keys[first], sites[document[first]]], axis=1))
+        pages.append(sites[sites != 0])
+    lines = np.concatenate(tables)
+    keys, at, number = np.unique(lines[:, 0], return_index=True, return_counts=True)
+    table = np.stack([keys, lines[at, 1], number.astype(np.uint64)], axis=1)
+    part_of = keys >> np.uint64(60)
     for part in range(PARTS):
         _save(_file(folder, shard, part), table[part_of == part])
-    _save(_file(folder, shard, None), np.array(list(sites.items()), np.uint64).reshape(-1, 2))
+    sites, number = np.unique(np.concatenate(pages), return_counts=True)
+    _save(_file(folder, shard, None), np.stack([sites, number.astype(np.uint64)], axis=1))
     return {"lines": len(table)}
 
 
@@ -141,11 +152,3 @@ def _save(path: Path, table: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, Path(temporary).open("wb") as out:
         np.save(out, table)
-
-
-def _hash(text: str) -> int:
-    return xxhash.xxh3_64_intdigest(text.encode())
-
-
-def _key(site: str, line: str) -> int:
-    return _hash(f"{site}\n{line.strip()}") or 1

@@ -127,6 +127,33 @@ def _lines(data, starts, wanted, pages, table, offsets, hashes, lengths, flags, 
 
 
 @compiled
+def _trimmed_lines(data, starts, wanted, offsets, hashes, sizes):  # noqa: ANN001, ANN202
+    """See `trimmed_lines`: the number of lines, or -1 when there is no place for all of them."""
+    count = 0
+    for document in range(len(starts) - 1):
+        at, end = np.int64(starts[document]), np.int64(starts[document + 1])
+        while at <= end and wanted[document]:
+            if count == len(hashes):
+                return -1
+            stop = at
+            while stop < end and data[stop] != 10:
+                stop += 1
+            first, last = at, stop
+            while first < last and (data[first] == 32 or data[first] == 9 or data[first] == 13):
+                first += 1
+            while first < last and (data[last - 1] == 32 or data[last - 1] == 9 or data[last - 1] == 13):
+                last -= 1
+            hashed = HASH_BASIS
+            for byte in range(first, last):
+                hashed = (hashed ^ np.uint64(data[byte])) * HASH_PRIME
+            hashes[count], sizes[count] = hashed, last - first
+            count += 1
+            at = stop + 1
+        offsets[document + 1] = count
+    return count
+
+
+@compiled
 def _paragraphs(offsets, hashes, lengths, flags, to, merged, sizes):  # noqa: ANN001, ANN202
     """See `paragraphs`."""
     count = 0
@@ -334,6 +361,26 @@ def lines(texts: pa.StringArray, wanted: np.ndarray) -> Lines:
         end = _lines(data, starts, wanted, alphabet.pages, alphabet.kinds, offsets, hashes, lengths, flags, counts)
         if end >= 0:
             return Lines(offsets, hashes[:end], lengths[:end], flags[:end], counts)
+        size *= 2
+
+
+def trimmed_lines(texts: pa.StringArray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Part texts in lines without the spaces, tabs and carriage returns at their ends.
+
+    Args:
+        texts: the texts.
+        wanted: [D] bool: of the others nothing is read.
+
+    Returns:
+        offsets [D + 1] int64, hashes [L] uint64, sizes [L] int32 in bytes.
+    """
+    data, starts = text_of(texts)
+    offsets, size = np.zeros(len(starts), np.int64), (int(starts[-1]) - int(starts[0])) // 16 + len(starts)
+    while True:
+        hashes, sizes = np.empty(size, np.uint64), np.empty(size, np.int32)
+        end = _trimmed_lines(data, starts, wanted, offsets, hashes, sizes)
+        if end >= 0:
+            return offsets, hashes[:end], sizes[:end]
         size *= 2
 
 
