@@ -219,7 +219,17 @@ def test_recall_and_precision_on_marked_sentences(shared_data: Path) -> None:
     assert hit["phone"] / said["phone"] > 0.95
 
 
-UNITS = ["1 ", "1-", "a@", "@a.", "-----BEGIN PRIVATE KEY-----", "password='", "://a:", "jo@mail.net ", "4111 1111 1111 1111 "]
+UNITS = [
+    "1 ",
+    "1-",
+    "a@",
+    "@a.",
+    "-----BEGIN PRIVATE KEY-----",
+    "password='",
+    "://a:",
+    "jo@mail.net ",
+    "4111 1111 1111 1111 ",
+]
 
 
 @pytest.mark.parametrize("unit", UNITS)
