@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from headwater.documents.clean import Clean, clean
 from headwater.documents.document import documents_of
 from headwater.documents.features import Features
-from headwater.documents.identifiers import DETECTORS, NATIONAL_IDS, is_card, is_iban
+from headwater.documents.identifiers import DETECTORS, is_card, is_iban
+from headwater.documents.national_ids import NATIONAL_IDS
 from headwater.documents.redact import PersonalData
 
 from . import corpus

@@ -1,6 +1,6 @@
 """The step that finds personal data and secrets, and redacts them, drops the document, or writes down how many there are.
 
-What counts as which kind stands in identifiers.py. Before anything is looked for in a text, cheap gates tell over the whole
+What counts as which kind stands in identifiers.py and national_ids.py. Before anything is looked for in a text, cheap gates tell over the whole
 batch which texts can hold it at all.
 """
 
@@ -17,8 +17,9 @@ from pydantic import Field, field_validator, model_validator
 
 from headwater.core.config import nearest
 from headwater.documents.features import Features
-from headwater.documents.identifiers import DETECTORS, NATIONAL_IDS, Found
+from headwater.documents.identifiers import DETECTORS, Found
 from headwater.documents.meta import add_meta, replaced
+from headwater.documents.national_ids import NATIONAL_IDS
 from headwater.documents.steps import CleaningStep, Rule, Verdict, judge
 
 Action = Literal["redact", "drop", "tag", "leave"]
