@@ -16,7 +16,12 @@ from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.dedup import MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets
-from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
+from datatrove.pipeline.filters import (
+    C4QualityFilter,
+    FineWebQualityFilter,
+    GopherQualityFilter,
+    GopherRepetitionFilter,
+)
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 from datatrove.utils import word_tokenizers
@@ -63,15 +68,19 @@ def judge(file: Path) -> None:
     filters = {
         "gopher_repetition": GopherRepetitionFilter(),
         "gopher_quality": GopherQualityFilter(),
+        "c4": C4QualityFilter(),
+        "c4_fineweb": C4QualityFilter(filter_no_terminal_punct=False),
         "fineweb_quality": FineWebQualityFilter(),
     }
     with file.open(encoding="utf-8") as lines:
         for line in lines:
-            document = Document(text=json.loads(line)["text"], id="")
             verdicts = {}
             for name, rule in filters.items():
+                document = Document(text=json.loads(line)["text"], id="")  # a new one each: C4's rules edit it
                 verdict = rule.filter(document)
                 verdicts[name] = None if verdict is True else verdict[1]
+                if name.startswith("c4"):
+                    verdicts[f"{name}_text"] = document.text
             print(json.dumps(verdicts))
 
 

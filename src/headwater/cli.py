@@ -235,11 +235,11 @@ def forget(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, Parameter(help="recipes, stages, sources, steps or runs.")] = "recipes",
+    what: Annotated[str, Parameter(help="recipes, stages, sources, steps, presets or runs.")] = "recipes",
     *,
     as_json: Json = False,
 ) -> None:
-    """List what there is: shipped recipes, stages, sources, cleaning steps, runs in this folder."""
+    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, runs in this folder."""
     from headwater import listing
 
     header, rows = listing.table_of(what)

@@ -20,6 +20,7 @@ from headwater.core.config import nearest
 from headwater.core.errors import HeadwaterError, InputError
 from headwater.core.store import read_json
 from headwater.core.units import format_bytes
+from headwater.documents import presets
 from headwater.documents.clean import Clean
 from headwater.documents.read import Read
 from headwater.flow import FLOW, REPORT
@@ -34,7 +35,8 @@ def table_of(what: str) -> tuple[tuple[str, ...], Rows]:
     Raises:
         InputError: there is no such list.
     """
-    tables = {"recipes": _recipes, "stages": _stages, "sources": _sources, "steps": _steps, "runs": _runs}
+    tables = {"recipes": _recipes, "stages": _stages, "sources": _sources, "steps": _steps, "presets": _presets}
+    tables["runs"] = _runs
     if what not in tables:
         raise InputError(f"no such list '{what}'{nearest(what, tables)}", hint=f"one of: {', '.join(tables)}")
     return tables[what]()
@@ -56,6 +58,14 @@ def _sources() -> tuple[tuple[str, ...], Rows]:
 
 def _steps() -> tuple[tuple[str, ...], Rows]:
     return ("use", "about"), _choices(Clean, "steps")
+
+
+def _presets() -> tuple[tuple[str, ...], Rows]:
+    rows = []
+    for name in presets.shipped():
+        preset = presets.read(name)
+        rows.append((name, preset["about"], ", ".join(step["use"] for step in preset["steps"])))
+    return ("preset", "about", "steps"), rows
 
 
 def _choices(kind: type[config.Config], field: str) -> Rows:

@@ -127,8 +127,10 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
 
 def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
     """Where a recipe names sources again, and which."""
-    for index, step in enumerate(recipe.clean.steps if recipe.clean else ()):
-        yield ("clean", "steps", index, "sources"), step.sources or ()
+    if recipe.clean:
+        steps = [(recipe.clean.written(index), step.sources or ()) for index, step in enumerate(recipe.clean.steps)]
+        for index, names in dict.fromkeys(steps):  # the steps of a preset name its sources each
+            yield ("clean", "steps", index, "sources"), names
     if isinstance(recipe.tokenizer, TrainBpe):
         yield ("tokenizer", "weights"), recipe.tokenizer.weights or ()
     if recipe.train:

@@ -15,7 +15,7 @@ from headwater.documents import characters as c
 from headwater.documents.words import CHUNK
 
 DIGITS = "0123456789"
-TERMINALS = c._points(c.TERMINALS)
+TERMINALS = c.code_points(c.TERMINALS)
 
 
 @functools.lru_cache(4096)

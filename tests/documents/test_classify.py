@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import zipfile
+from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from headwater.documents.classify import Language
 from headwater.documents.document import documents_of
@@ -68,3 +72,63 @@ def test_real_pages_of_help(many_scripts: dict[str, list[str]], language: str) -
     assert len(texts) >= 20
     verdict = Language(use="language", keep=(language,))(Features(documents_of("web", texts)))
     assert verdict.keep.mean() >= 0.95
+
+
+def test_the_likeliest_languages_are_written_down() -> None:
+    batch = Features(documents_of("web", [TEXTS["en"]], meta='{"page": 3}'))
+    verdict = Language(use="language", top=3)(batch)
+    meta = json.loads(batch.with_columns(verdict.columns).rows.column("meta")[0].as_py())
+    assert meta["page"] == 3
+    assert next(iter(meta["languages"])) == "en"
+    assert len(meta["languages"]) == 3
+    assert list(meta["languages"].values()) == sorted(meta["languages"].values(), reverse=True)
+
+
+def test_languages_have_certainties_of_their_own() -> None:
+    batch = Features(documents_of("web", [TEXTS["en"], TEXTS["de"]]))
+    step = Language(use="language", keep=("en", "de"), min_score=0.1, min_scores={"de": 1.1})
+    verdict = step(batch)
+    assert verdict.keep.tolist() == [True, False]
+    assert (verdict.rules[verdict.failed[1]], verdict.thresholds[1]) == ("min_score", 1.1)
+    with pytest.raises(ValidationError, match="'fr' is not in keep"):
+        Language(use="language", keep=("en",), min_scores={"fr": 0.5})
+
+
+def test_paragraphs_of_other_languages_are_removed() -> None:
+    text = "\n\n".join([TEXTS["en"], "Short line", TEXTS["fr"], "Court", TEXTS["en"] + " Again."])
+    batch = Features(documents_of("web", [text, TEXTS["en"], TEXTS["fr"] + "\n\n" + TEXTS["de"]]))
+    verdict = Language(use="language", keep=("en",), paragraphs=True)(batch)
+    assert verdict.keep.tolist() == [True, True, False]
+    assert verdict.edited is not None
+    assert verdict.edited.tolist() == [True, False, False]
+    left = batch.with_columns(verdict.columns).texts[0].as_py()
+    assert left == "\n\n".join([TEXTS["en"], "Short line", TEXTS["en"] + " Again."])
+    with pytest.raises(ValidationError, match="which languages to keep"):
+        Language(use="language", paragraphs=True)
+
+
+def test_joining_lines_without_a_space_glues_words() -> None:
+    """It is there to repeat what others did, and says so."""
+    joined = "\n".join(TEXTS["en"].split())
+    glued, right = Language(use="language", newlines="nothing"), Language(use="language")
+    assert glued.detect(joined) == right.detect(joined.replace("\n", ""))
+    assert right.detect(joined) == right.detect(TEXTS["en"])
+    assert "glues words" in glued.cautions[0]
+    assert not right.cautions
+
+
+def test_accuracy_on_the_declaration_of_human_rights(shared_data: Path) -> None:
+    files = {"en": "eng", "fr": "fra", "es": "spa", "it": "ita", "pt": "por_PT", "nl": "nld", "sv": "swe", "pl": "pol"}
+    files |= {"cs": "ces", "ru": "rus", "uk": "ukr", "el": "ell_monotonic", "tr": "tur", "hi": "hin", "ja": "jpn"}
+    files |= {"ko": "kor", "th": "tha", "ar": "arb", "he": "heb", "vi": "vie", "hu": "hun", "fi": "fin"}
+    texts, wanted = [], []
+    with zipfile.ZipFile(shared_data / "text" / "nltk-udhr2.zip") as archive:
+        for language, name in files.items():
+            lines = [line.strip() for line in archive.read(f"udhr2/{name}.txt").decode().splitlines()]
+            found = [line for line in lines if len(line) >= 80]
+            texts += found
+            wanted += [language] * len(found)
+    batch = Features(documents_of("web", texts))
+    labels = batch.with_columns(Language(use="language")(batch).columns).rows.column("language").to_pylist()
+    assert len(texts) > 800
+    assert sum(map(str.__eq__, labels, wanted)) / len(texts) > 0.985

@@ -14,6 +14,7 @@ from headwater.core.errors import EmptyResultError, MissingExtraError, RecipeErr
 from headwater.core.stage import Counts
 from headwater.documents.clean import Clean, clean
 from headwater.documents.document import DROPPED_SCHEMA, SCHEMA, read_batches, shards_in
+from headwater.documents.filters import GopherRepetition
 
 from . import corpus
 
@@ -116,13 +117,19 @@ ODD = [
     "a\r\r\n",
 ]
 EVERY_STEP = [
-    {"use": "normalise"},
+    {"use": "normalise", "encoding": True, "symbol_lines": "|"},
+    {"use": "boilerplate", "by_source": True, "min_share": 0.5},
     {"use": "length", "min_characters": 1, "max_characters": 10_000_000, "max_words": 10_000_000},
-    {"use": "language", "min_score": 0.01},
+    {"use": "language", "min_score": 0.01, "top": 2},
+    {"use": "url", "domains": ["a.org"]},
+    {"use": "licence", "deny": ["GPL-*"], "unknown": "keep"},
+    {"use": "paragraph_repetition"},
     {"use": "gopher_repetition", "min_occurrences": 2},
     {"use": "fineweb_quality", "min_sentence_lines": None, "max_short_lines": None, "max_newlines": 1.0},
     {"use": "gopher_quality", "min_words": None, "min_words_with_letter": None, "min_stop_words": None},
     {"use": "code", "max_line_characters": None, "max_mean_line_characters": None, "min_alphanumeric": 0.0},
+    {"use": "personal_data", "email": "tag", "iban": "drop"},
+    {"use": "c4", "min_sentences": None, "min_line_words": None, "languages": ["en"]},
 ]
 
 
@@ -185,7 +192,7 @@ def test_workers_make_no_difference(tmp_path: Path, english: list[str], many_scr
     found = []
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        counts, out = run(folder, sources, *EVERY_STEP[:5], workers=workers, shard_bytes=20_000)
+        counts, out = run(folder, sources, *EVERY_STEP[:9], *EVERY_STEP[-2:], workers=workers, shard_bytes=20_000)
         files = {path.relative_to(out.folder): path.read_bytes() for path in sorted(out.folder.rglob("*.parquet"))}
         found.append((counts, files))
     assert len(found[0][1]) > 10
@@ -211,3 +218,52 @@ def test_settings_are_explained() -> None:
     text = str(caught.value)
     assert "length" in text
     assert "min_words" in text
+
+
+def test_it_is_counted_how_much_hangs_on_each_threshold(tmp_path: Path) -> None:
+    sources = {"web": ["x" * size for size in (88, 92, 98, 101, 105, 112)], "notes": ["x" * 95, "x" * 300]}
+    counts, _ = run(tmp_path, sources, {"use": "normalise"}, {"use": "length", "min_characters": 100, "min_words": 1})
+    assert counts["sensitivity"] == {
+        "1": {
+            "min_characters": {"judged": 8, "dropped": 4, "stricter": 6, "looser": 1},
+            "min_words": {"judged": 8, "dropped": 0, "stricter": 8, "looser": 0},
+        }
+    }
+
+
+def test_each_rule_is_counted_by_itself_over_what_comes_to_its_step(tmp_path: Path) -> None:
+    texts = ["a b", "a b c d e f", "abcdefghijklmnop"]
+    steps = [{"use": "length", "max_characters": 12}, {"use": "length", "min_characters": 5, "min_words": 4}]
+    counts, _ = run(tmp_path, {"web": texts}, *steps)
+    assert counts["sensitivity"]["0"]["max_characters"] == {"judged": 3, "dropped": 1, "stricter": 2, "looser": 1}
+    second = counts["sensitivity"]["1"]
+    assert [second[rule]["judged"] for rule in ("min_characters", "min_words")] == [2, 2]
+    assert [second[rule]["dropped"] for rule in ("min_characters", "min_words")] == [1, 1]  # both drop the first
+
+
+def test_stricter_drops_what_a_stricter_recipe_would(tmp_path: Path, english: list[str]) -> None:
+    step = {"use": "gopher_repetition", "max_repeated_5_grams": 0.1, "max_top_2_gram": 0.06}
+    told = run(tmp_path / "a", {"web": english[:400]}, step)[0]["sensitivity"]["0"]
+    for rule, value in (("max_repeated_5_grams", 0.1), ("max_top_2_gram", 0.06)):
+        for way, factor in (("dropped", 1), ("stricter", 0.9), ("looser", 1.1)):
+            off = {name: None for name in GopherRepetition.model_fields if name.startswith("max_")}
+            alone = {"use": "gopher_repetition", **off, rule: value * factor}
+            counts, _ = run(tmp_path / f"{rule}{way}", {"web": english[:400]}, alone)
+            assert counts["dropped"].get(f"gopher_repetition.{rule}", {}).get("documents", 0) == told[rule][way]
+        assert told[rule]["stricter"] > told[rule]["looser"]
+
+
+def test_steps_for_some_languages_leave_the_others_alone(tmp_path: Path) -> None:
+    english = "The committee will meet again on Thursday to discuss the new bridge. "
+    german = "Der Ausschuss trifft sich am Donnerstag wieder, um über die Brücke zu sprechen. "
+    steps = [
+        {"use": "language"},
+        {"use": "normalise", "languages": ["de"]},
+        {"use": "length", "min_characters": 100, "languages": ["en", "fr"]},
+    ]
+    counts, out = run(tmp_path, {"web": [english, german, "12 + 3 = ?"]}, *steps)
+    assert corpus.texts(out.folder / "documents")[0] == german.strip()
+    assert counts["dropped"]["length.min_characters"]["documents"] >= 1
+    assert english not in corpus.texts(out.folder / "documents")
+    assert counts["edited"] == {"normalise": 1}
+    assert counts["changed_by_step"]["1"] == 1

@@ -70,3 +70,43 @@ def test_all_suspicious_documents_are_found() -> None:
     texts = ["plain", "a\nb", "  indented\n  code", "ends\n", " \nx", "x \ny", "\tx", "\n", "x\x0b", "日本語", "x\n\ny"]
     expected = [step.edit(text) for text in texts]
     assert edit(*texts) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        ("The cafÃ© is â€œopenâ€\x9d, isnâ€™t it? " * 2, "The café is “open”, isn’t it? " * 2),
+        ("Ã¼ber das StraÃŸenfest", "über das Straßenfest"),
+        ("ÐŸÑ€Ð¸Ð²ÐµÑ‚", "Привет"),
+        ("The café is “open”, isn’t it?", "The café is “open”, isn’t it?"),
+        ("Größe und Maß, Übung: Ärger", "Größe und Maß, Übung: Ärger"),
+        ("AÑOS · São Paulo – œuvre", "AÑOS · São Paulo – œuvre"),
+        ("日本語と한국어", "日本語と한국어"),
+    ],
+)
+def test_text_decoded_in_the_wrong_encoding_is_mended(text: str, mended: str) -> None:
+    assert Normalise(use="normalise", encoding=True).edit(text.strip()) == mended.strip()
+    if text != mended:
+        assert Normalise(use="normalise").edit(text.strip()) != mended.strip()
+
+
+def test_the_gate_lets_through_what_ftfy_mends(many_scripts: dict[str, list[str]]) -> None:
+    """Real text of other scripts, spoilt on purpose: what ftfy can mend, the gate does not hold back."""
+    import ftfy
+
+    step = Normalise(use="normalise", encoding=True, trailing_space=False, unicode=None)
+    mended = 0
+    for texts in many_scripts.values():
+        for text in texts[:20]:
+            spoilt = text[:300].encode().decode("latin-1")
+            expected = ftfy.fix_encoding(spoilt)
+            assert step.edit(spoilt) == step.edit(expected)
+            mended += expected == text[:300]
+    assert mended > 10
+
+
+def test_lines_of_symbols_go() -> None:
+    step = Normalise(use="normalise", symbol_lines="|-")
+    text = "a | b\n| |\n---\n |\nc\n\nd"
+    verdict = step(Features(documents_of("web", [text, "clean"])))
+    assert verdict.columns["text"].to_pylist() == ["a | b\nc\n\nd", "clean"]

@@ -80,7 +80,7 @@ def alphabet() -> Alphabet:
     pages = np.full(0x1100, 0xFFFF, np.uint16)
     kinds: list[np.ndarray] = []
     folded: list[np.ndarray] = []
-    terminals = _points(TERMINALS)
+    terminals = code_points(TERMINALS)
     for points in _ASSIGNED:
         for first in range(points.start, points.stop, 256):
             pages[first >> 8] = len(kinds)
@@ -156,7 +156,7 @@ def _folded(letter: str, terminals: frozenset[int]) -> int:
     return ord(plain[0]) if len(plain) == 1 else ord(letter)
 
 
-def _points(ranges: str) -> frozenset[int]:
+def code_points(ranges: str) -> frozenset[int]:
     """Code points from hexadecimal ranges such as "21 61d-61f"."""
     found: set[int] = set()
     for part in ranges.split():

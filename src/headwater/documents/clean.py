@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 
 from headwater.core import pool
-from headwater.core.config import Config
+from headwater.core.config import Config, members, tag
 from headwater.core.errors import EmptyResultError
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.documents.classify import Language, model_file
+from headwater.documents.boilerplate import Boilerplate
+from headwater.documents.c4 import C4
+from headwater.documents.classify import Language
 from headwater.documents.custom import PythonStep
 from headwater.documents.document import (
     DROPPED_SCHEMA,
@@ -29,14 +32,46 @@ from headwater.documents.document import (
     source_of,
 )
 from headwater.documents.features import Features
-from headwater.documents.filters import Code, FineWebQuality, GopherQuality, GopherRepetition, Length
+from headwater.documents.filters import (
+    Code,
+    FineWebQuality,
+    GopherQuality,
+    GopherRepetition,
+    Length,
+    ParagraphLength,
+    ParagraphRepetition,
+)
 from headwater.documents.normalise import Normalise
-from headwater.documents.steps import CleaningStep, Rule, Verdict, judge
+from headwater.documents.policy import Licence, Url
+from headwater.documents.presets import Preset, expand
+from headwater.documents.quality import Quality
+from headwater.documents.redact import PersonalData
+from headwater.documents.steps import CleaningStep, Rule, Verdict, judge, sensitivity
+from headwater.documents.toxicity import Toxicity
 
 Step = Annotated[
-    Normalise | Length | Language | GopherRepetition | GopherQuality | FineWebQuality | Code | PythonStep,
+    Preset
+    | Normalise
+    | Boilerplate
+    | Length
+    | Url
+    | Licence
+    | Language
+    | ParagraphLength
+    | ParagraphRepetition
+    | GopherRepetition
+    | GopherQuality
+    | C4
+    | FineWebQuality
+    | Code
+    | Quality
+    | Toxicity
+    | PersonalData
+    | PythonStep,
     Field(discriminator="use"),
 ]
+STEPS = {tag(kind) or "": kind for kind in members(Step) if issubclass(kind, CleaningStep)}
+"""Every kind of step by its `use`."""
 
 
 class Clean(Config):
@@ -44,17 +79,39 @@ class Clean(Config):
 
     steps: tuple[Step, ...] = Field(min_length=1)
     """What is done, in order. Each document is dropped by the first rule that it fails. Empty documents always are."""
+    _written: tuple[int, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _expand_presets(cls, values: Any, validate: ModelWrapValidatorHandler[Clean]) -> Clean:
+        """Put the steps of each preset in its place; what is wrong with them is said of the entry that names it."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("steps"), list | tuple):
+            return validate(values)
+        expanded = expand(values["steps"], STEPS)
+        try:
+            settings = validate({**values, "steps": expanded.steps})
+        except ValidationError as error:
+            raise expanded.relocate(error) from None
+        settings._written = expanded.written
+        return settings
+
+    @property
+    def chosen(self) -> tuple[CleaningStep, ...]:
+        """The steps; of presets nothing is left."""
+        return tuple(step for step in self.steps if isinstance(step, CleaningStep))
+
+    def written(self, index: int) -> int:
+        """Which entry of the recipe a step is from: presets are one entry there."""
+        return self._written[index] if self._written else index
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
-        """What the settings do not tell: the contents of the user's functions' files and of the language model.
+        """What the settings do not tell: the contents of the user's functions' files, of lists and of models.
 
         Raises:
-            InputError: there is no such module.
+            InputError: there is no such module or file.
             MissingExtraError: there is no language model.
         """
-        files = {step.call: step.file() for step in self.steps if isinstance(step, PythonStep)}
-        if any(isinstance(step, Language) for step in self.steps):
-            files["language"] = model_file()
+        files = {name: file for step in self.chosen for name, file in step.files().items()}
         return {name: hash_file(file) for name, file in files.items()}
 
 
@@ -68,13 +125,21 @@ def clean(settings: Clean, inputs: Inputs, out: Workspace) -> Counts:
     shards = shards_in(inputs["documents"] / "documents")
     if not shards:
         raise EmptyResultError("there are no documents", place="clean", hint="look at what the stage before dropped")
-    work = functools.partial(_clean_shard, settings.steps, out.folder)
+    steps, prepared = [], {}
+    for index, step in enumerate(settings.chosen):
+        for caution in step.cautions:
+            out.warn(f"clean.steps.{index} ({step.name}): {caution}")
+        ready, told = step.prepare(f"{step.name}-{index}", shards, out)
+        steps.append(ready)
+        if told:
+            prepared[str(index)] = told
+    work = functools.partial(_clean_shard, steps, out.folder)
     counts = add_counts(pool.map(work, shards, out, label="clean", name=lambda shard: shard.stem, threads=True))
     for source, of_source in counts["sources"].items():
         if not of_source["documents_out"]:
             raise _everything_dropped(source, of_source, out.folder / "dropped")
-    _tell_idle_steps(settings.steps, counts, out)
-    return counts
+    _tell_idle_steps(settings.chosen, counts, out)
+    return counts | ({"prepared": prepared} if prepared else {})
 
 
 def _clean_shard(steps: Sequence[CleaningStep], folder: Path, shard: Path) -> Counts:
@@ -82,43 +147,73 @@ def _clean_shard(steps: Sequence[CleaningStep], folder: Path, shard: Path) -> Co
     source = source_of(shard)
     chosen = {index: step for index, step in enumerate(steps) if step.sources is None or source in step.sources}
     tally = Tally(source)
-    changed = dict.fromkeys(map(str, range(len(steps))), 0)
+    by_step: Counts = {"changed_by_step": dict.fromkeys(map(str, range(len(steps))), 0), "sensitivity": {}, "found": {}}
     kept_path, dropped_path = folder / "documents" / shard.name, folder / "dropped" / shard.name
     with ShardFile(kept_path) as kept, ShardFile(dropped_path, DROPPED_SCHEMA) as dropped:
         for rows in read_batches(shard):
             tally.take(rows)
-            left, gone = _clean_batch(chosen, rows, tally, changed)
+            left, gone = _clean_batch(chosen, rows, tally, by_step)
             tally.keep(left)
             kept.write(left)
             for batch in gone:
                 tally.drop(batch)
                 dropped.write(batch)
-    return tally.counts() | {"changed_by_step": changed}
+    return tally.counts() | by_step
 
 
 def _clean_batch(
-    steps: Mapping[int, CleaningStep], rows: pa.RecordBatch, tally: Tally, changed: dict[str, int]
+    steps: Mapping[int, CleaningStep], rows: pa.RecordBatch, tally: Tally, by_step: Counts
 ) -> tuple[pa.RecordBatch, list[pa.RecordBatch]]:
     """Take a batch through the steps: what is left of it, and what each step dropped.
 
-    `changed` counts for each step, by its index, the documents that it edited or dropped.
+    `by_step` counts for each step, by its index: the documents that it edited or dropped, how sensitive its rules are to
+    their thresholds, and what it found.
     """
     batch, gone = _apply("", _not_empty(Features(rows)), Features(rows))
     for index, step in steps.items():
         if not batch.wanted.any():
             break
-        verdict = step(batch)
+        judged, verdict = _judge(step, batch)
+        if verdict is None:
+            continue
         affected = ~verdict.keep
         if verdict.edited is not None:
-            tally.edit(step.name, int((verdict.edited & batch.wanted).sum()))
+            tally.edit(step.name, int((verdict.edited & judged).sum()))
             affected = affected | verdict.edited
-        changed[str(index)] += int((affected & batch.wanted).sum())
+        key = str(index)
+        by_step["changed_by_step"][key] += int((affected & judged).sum())
+        for counted, told in (
+            ("sensitivity", sensitivity(verdict.measured, judged)),
+            ("found", {kind: int(number[judged].sum()) for kind, number in verdict.found.items()}),
+        ):
+            if told:
+                by_step[counted][key] = add_counts([by_step[counted].get(key, {}), told])
         batch, dropped = _apply(f"{step.name}.", verdict, batch)
         gone += dropped
         if "text" in verdict.columns:
             batch, dropped = _apply("", _not_empty(batch), batch)
             gone += dropped
     return batch.rows.filter(pa.array(batch.wanted)), gone
+
+
+def _judge(step: CleaningStep, batch: Features) -> tuple[np.ndarray, Verdict | None]:
+    """Ask a step for its verdict on the documents that are its business: which they are, and what it says of them."""
+    if step.languages is None:
+        return batch.wanted, step(batch)
+    options = pc.SetLookupOptions(pa.array(step.languages, pa.string()))
+    ours = pc.call_function("is_in", [batch.rows.column("language")], options).to_numpy(zero_copy_only=False)
+    judged = batch.wanted & ours
+    if not judged.any():
+        return judged, None
+    verdict = step(batch.narrowed(judged))
+    mask = pa.array(judged)
+    columns = {
+        name: pc.call_function("if_else", [mask, column, batch.rows.column(name)])
+        for name, column in verdict.columns.items()
+    }
+    edited = None if verdict.edited is None else verdict.edited & judged
+    failed = np.where(judged, verdict.failed, -1)
+    return judged, dataclasses.replace(verdict, failed=failed, columns=columns, edited=edited)
 
 
 def _apply(prefix: str, verdict: Verdict, batch: Features) -> tuple[Features, list[pa.RecordBatch]]:
@@ -165,8 +260,7 @@ def _everything_dropped(source: str, counts: dict[str, Any], folder: Path) -> Em
 def _tell_idle_steps(steps: Sequence[CleaningStep], counts: Counts, out: Workspace) -> None:
     """Say which steps changed nothing: a threshold may be mistyped, or the step not be needed."""
     for index, step in enumerate(steps):
-        tags = isinstance(step, Language) and step.keep is None and step.min_score == 0
-        if not counts["changed_by_step"][str(index)] and not tags:
+        if not counts["changed_by_step"][str(index)] and not step.only_tells:
             out.note(f"clean.steps.{index} ({step.name}) dropped and edited nothing")
         unknown = set(step.sources or ()) - counts["sources"].keys()
         if unknown:

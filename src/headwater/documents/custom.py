@@ -13,7 +13,7 @@ from pydantic import Field
 
 from headwater.core.errors import InputError
 from headwater.documents.features import Features
-from headwater.documents.steps import CleaningStep, Verdict, at_least, judge
+from headwater.documents.steps import CleaningStep, Rule, Verdict, judge
 
 
 class PythonStep(CleaningStep):
@@ -46,7 +46,11 @@ class PythonStep(CleaningStep):
             if not isinstance(answer, bool | np.bool_):
                 raise InputError(f"your function returned {answer!r}", place=place, hint="return True or False")
             keep[index] = answer
-        return judge(len(keep), at_least(self.call, keep.astype(np.float64), 1.0))
+        return judge(len(keep), Rule(self.call, keep.astype(np.float64), ~keep, 1.0))
+
+    def files(self) -> dict[str, Path]:
+        """The file that the function is in."""
+        return {self.call: self.file()}
 
     def file(self) -> Path:
         """The file that the function is in.

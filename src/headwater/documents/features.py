@@ -55,6 +55,14 @@ class Features:
         """[documents] int64."""
         return self.lines.counts[:, 0]
 
+    def narrowed(self, wanted: np.ndarray) -> Features:
+        """The same documents, of which fewer are still to be judged."""
+        if (wanted == self.wanted).all():
+            return self
+        narrow = Features(self.rows, wanted)
+        narrow.__dict__ |= {name: self.__dict__[name] for name in ("words", "lines") if name in self.__dict__}
+        return narrow
+
     def with_columns(self, columns: Mapping[str, pa.Array]) -> Features:
         """The same documents with other columns; features are kept as long as the text is the same."""
         rows = self.rows

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from headwater.core.units import Count
 from headwater.documents.features import Features, per_document, share
-from headwater.documents.steps import CleaningStep, Verdict, at_least, at_most, judge
+from headwater.documents.steps import MARGIN, CleaningStep, Rule, Verdict, at_least, at_most, judge
 
 Share = float | None
 
@@ -48,6 +48,93 @@ class Length(CleaningStep):
             rules += [at_least("min_words", batch.num_words, self.min_words)]
             rules += [at_most("max_words", batch.num_words, self.max_words)]
         return judge(len(characters), *rules)
+
+
+class ParagraphLength(CleaningStep):
+    """Drop documents that have too few lines of some length.
+
+    Source: mC4's paragraph filter (3 lines of at least 200 characters; Xue et al., arXiv 2010.11934) with the 3 characters
+    of the course Pretraining LLMs (DeepLearning.AI and Upstage, 2024), lesson 2.
+    """
+
+    use: Literal["paragraph_length"]
+    min_lines: int = Field(default=3, ge=1)
+    """Lines of so many characters that a document has at least; an empty line is a line."""
+    min_line_characters: int = Field(default=3, ge=0)
+    """Characters that each of those lines has at least."""
+
+    def __call__(self, batch: Features) -> Verdict:
+        """Judge a batch of documents."""
+        lines = batch.lines
+        num_lines = np.diff(lines.offsets)
+        document = np.repeat(np.arange(len(num_lines)), num_lines)
+        longest_first = lines.lengths[np.lexsort((-lines.lengths, document))]
+        enough = num_lines >= self.min_lines
+        last = np.zeros(len(num_lines))  # characters of the last of the longest lines
+        last[enough] = longest_first[lines.offsets[:-1][enough] + self.min_lines - 1]
+        return judge(
+            len(num_lines),
+            at_least("min_lines", num_lines.astype(np.float64), self.min_lines),
+            at_least("min_line_characters", last, self.min_line_characters),
+        )
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What a person who chooses these settings should know."""
+        if self.min_lines < 2:
+            return ()
+        return (
+            f"drops every document of fewer than {self.min_lines} lines, also a whole article on one line, and keeps "
+            f"{self.min_lines} lines of {self.min_line_characters} characters; `length` counts what is there",
+        )
+
+
+class ParagraphRepetition(CleaningStep):
+    """Drop documents whose paragraphs repeat: Gopher's two rules on paragraphs, without those on lines and words.
+
+    Source: the course Pretraining LLMs (DeepLearning.AI and Upstage, 2024), lesson 2, after Gopher (arXiv 2112.11446).
+    Paragraphs are parted by empty lines, and white space around the text does not count.
+    """
+
+    use: Literal["paragraph_repetition"]
+    max_repeated_paragraphs: Share = 0.30
+    """Paragraphs that occurred before, as a share of all."""
+    max_repeated_characters: Share = 0.20
+    """Characters in paragraphs that occurred before, as a share of all characters."""
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> ParagraphRepetition:
+        self._need_one_of("max_repeated_paragraphs", "max_repeated_characters")
+        return self
+
+    def __call__(self, batch: Features) -> Verdict:
+        """Judge a batch of documents."""
+        texts = batch.texts
+        repeated, characters = np.zeros(len(texts)), np.zeros(len(texts))
+        found = pc.call_function("match_substring", [texts], pc.MatchSubstringOptions("\n\n"))
+        for index in np.flatnonzero(found.to_numpy(zero_copy_only=False) & batch.wanted).tolist():
+            text = texts[index].as_py()
+            parts = _PARAGRAPH_BREAK.split(text.strip())
+            size = sum(map(len, parts))
+            distinct = dict.fromkeys(parts)
+            repeated[index] = (len(parts) - len(distinct)) / len(parts)
+            characters[index] = (size - sum(map(len, distinct))) / len(text)
+        return judge(
+            len(texts),
+            at_most("max_repeated_paragraphs", repeated, self.max_repeated_paragraphs),
+            at_most("max_repeated_characters", characters, self.max_repeated_characters),
+        )
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What a person who chooses these settings should know."""
+        return (
+            "sees only paragraphs: one line a thousand times over passes unless empty lines part its copies; "
+            "`gopher_repetition` sees lines and words too",
+        )
+
+
+_PARAGRAPH_BREAK = re.compile(r"\n{2,}")
 
 
 class GopherRepetition(CleaningStep):
@@ -97,7 +184,8 @@ class GopherRepetition(CleaningStep):
         paragraphs = kernels.duplicates(offsets, hashes, lengths, np.zeros(len(hashes), np.bool_))
         rows = kernels.duplicates(lines.offsets, lines.hashes, lines.lengths, lines.lengths == 0)
         grams = [f"max_top_{n}_gram" for n in (2, 3, 4)] + [f"max_repeated_{n}_grams" for n in range(5, 11)]
-        limits = [np.inf if getattr(self, gram) is None else getattr(self, gram) for gram in grams]
+        exact_from = 1 - MARGIN  # of each threshold: lower values are of no interest, and cheaper to give as 0
+        limits = [np.inf if getattr(self, gram) is None else exact_from * getattr(self, gram) for gram in grams]
         words = batch.words
         repeated = kernels.gram_repetition(
             words.offsets,
@@ -277,5 +365,5 @@ class Code(CleaningStep):
             at_most("max_line_characters", lines.counts[:, 4], self.max_line_characters),
             at_most("max_mean_line_characters", mean, self.max_mean_line_characters),
             at_least("min_alphanumeric", share(lines.counts[:, 1], batch.num_characters), self.min_alphanumeric),
-            at_most("generated_markers", generated.astype(np.float64), 0.0),
+            Rule("generated_markers", generated.astype(np.float64), generated, 0.0),
         )

@@ -127,6 +127,33 @@ def _lines(data, starts, wanted, pages, table, offsets, hashes, lengths, flags, 
 
 
 @compiled
+def _trimmed_lines(data, starts, wanted, offsets, hashes, sizes):  # noqa: ANN001, ANN202
+    """See `trimmed_lines`: the number of lines, or -1 when there is no place for all of them."""
+    count = 0
+    for document in range(len(starts) - 1):
+        at, end = np.int64(starts[document]), np.int64(starts[document + 1])
+        while at <= end and wanted[document]:
+            if count == len(hashes):
+                return -1
+            stop = at
+            while stop < end and data[stop] != 10:
+                stop += 1
+            first, last = at, stop
+            while first < last and (data[first] == 32 or data[first] == 9 or data[first] == 13):
+                first += 1
+            while first < last and (data[last - 1] == 32 or data[last - 1] == 9 or data[last - 1] == 13):
+                last -= 1
+            hashed = HASH_BASIS
+            for byte in range(first, last):
+                hashed = (hashed ^ np.uint64(data[byte])) * HASH_PRIME
+            hashes[count], sizes[count] = hashed, last - first
+            count += 1
+            at = stop + 1
+        offsets[document + 1] = count
+    return count
+
+
+@compiled
 def _paragraphs(offsets, hashes, lengths, flags, to, merged, sizes):  # noqa: ANN001, ANN202
     """See `paragraphs`."""
     count = 0
@@ -199,6 +226,21 @@ def _members(offsets, hashes, wanted, found, counts):  # noqa: ANN001, ANN202
                     if wanted[index] == hashes[row] and found[index] <= document:
                         found[index] = document + 1
                         counts[document] += 1
+
+
+@compiled
+def _sentences(offsets, hashes, kinds, is_symbol, ends, counts):  # noqa: ANN001, ANN202
+    """See `sentences`."""
+    for row in range(len(offsets) - 1):
+        ended = False
+        counts[row] = offsets[row + 1] > offsets[row]
+        for word in range(offsets[row], offsets[row + 1]):
+            slot = np.searchsorted(ends, hashes[word])
+            if slot < len(ends) and ends[slot] == hashes[word]:
+                ended = True
+            elif ended and not kinds[word] & is_symbol:
+                counts[row] += 1
+                ended = False
 
 
 @compiled
@@ -322,6 +364,26 @@ def lines(texts: pa.StringArray, wanted: np.ndarray) -> Lines:
         size *= 2
 
 
+def trimmed_lines(texts: pa.StringArray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Part texts in lines without the spaces, tabs and carriage returns at their ends.
+
+    Args:
+        texts: the texts.
+        wanted: [D] bool: of the others nothing is read.
+
+    Returns:
+        offsets [D + 1] int64, hashes [L] uint64, sizes [L] int32 in bytes.
+    """
+    data, starts = text_of(texts)
+    offsets, size = np.zeros(len(starts), np.int64), (int(starts[-1]) - int(starts[0])) // 16 + len(starts)
+    while True:
+        hashes, sizes = np.empty(size, np.uint64), np.empty(size, np.int32)
+        end = _trimmed_lines(data, starts, wanted, offsets, hashes, sizes)
+        if end >= 0:
+            return offsets, hashes[:end], sizes[:end]
+        size *= 2
+
+
 def paragraphs(table: Lines) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Join lines to paragraphs, which empty lines part; blank lines around a text do not count.
 
@@ -355,6 +417,25 @@ def distinct_members(offsets: np.ndarray, hashes: np.ndarray, wanted: np.ndarray
     """Count how many different ones of the `wanted` hashes each document has: [D] int64."""
     counts = np.zeros(len(offsets) - 1, np.int64)
     _members(offsets, hashes, wanted, np.zeros(len(wanted), np.int64), counts)
+    return counts
+
+
+def sentences(offsets: np.ndarray, hashes: np.ndarray, kinds: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Count the sentences of texts: one begins with the first word, and with each word after a mark that ends one.
+
+    Args:
+        offsets: [D + 1] int64, of words.
+        hashes: [W] uint64.
+        kinds: [W] uint8: words of marks alone begin no sentence.
+        ends: hashes of the words that end a sentence, sorted.
+
+    Returns:
+        [D] int64; 0 for a text without words.
+
+    Source: spaCy 3.8, pipeline/sentencizer.pyx (MIT), which datatrove 0.10.1 counts C4's sentences by.
+    """
+    counts = np.zeros(len(offsets) - 1, np.int64)
+    _sentences(offsets, hashes, kinds, 2, ends, counts)  # 2 is words.IS_SYMBOL
     return counts
 
 
