@@ -222,7 +222,7 @@ def _resiliparse(page: str, tier: Tier) -> tuple[str | None, str | None, str | N
 
     tree = HTMLTree.parse(page)
     title = tree.title
-    root = tree.document.document_element
+    root = tree.document.document_element if tree.document else None
     language = root.getattr("lang") if root else None
     text = main_text(tree) if tier == "fast" else without_boilerplate(tree, page)
     return text, title, language

@@ -20,8 +20,9 @@ from headwater.documents.document import SHARD_BYTES, add_counts
 from headwater.documents.formats import JsonLines, Parquet, Text
 from headwater.documents.python_environment import PythonEnvironment
 from headwater.documents.source import Intake, TooManyBadRecordsError
+from headwater.documents.warc import Warc
 
-Source = Annotated[Text | JsonLines | Parquet | PythonEnvironment, Field(discriminator="use")]
+Source = Annotated[Text | JsonLines | Parquet | PythonEnvironment | Warc, Field(discriminator="use")]
 T = TypeVar("T")
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
