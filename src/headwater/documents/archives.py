@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from headwater.core.errors import InputError
 from headwater.documents.extract import missing_extra
 from headwater.documents.files import BLOCK_BYTES, unreadable
+from headwater.documents.remote import RemoteFile
 
 MAX_HEADER_BYTES = 64 << 10
 """Longest header of a record or of an HTTP response [bytes]; servers cut theirs at 8 to 16 KiB."""
@@ -64,7 +65,7 @@ class Damage:
     rule: str = "malformed_record"
 
 
-def records(path: str, stream: BinaryIO | None = None) -> Iterator[Record | Damage]:
+def records(path: str, stream: RemoteFile | None = None) -> Iterator[Record | Damage]:
     """Read an archive.
 
     Args:
@@ -91,7 +92,7 @@ def records(path: str, stream: BinaryIO | None = None) -> Iterator[Record | Dama
         raise unreadable(path, error) from None
 
 
-def _peek(file: BinaryIO) -> tuple[bytes, Any]:
+def _peek(file: Any) -> tuple[bytes, Any]:
     """The first bytes of a file, and the file from its beginning on."""
     head = file.read(1024)
     if file.seekable():
@@ -103,7 +104,7 @@ def _peek(file: BinaryIO) -> tuple[bytes, Any]:
 class _Rejoined(io.RawIOBase):
     """A stream whose beginning was read already."""
 
-    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+    def __init__(self, head: bytes, rest: RemoteFile) -> None:
         self._head, self._rest, self._place = head, rest, 0
 
     def readable(self) -> bool:
@@ -114,7 +115,8 @@ class _Rejoined(io.RawIOBase):
 
     @property
     def failed(self) -> InputError | None:
-        return getattr(self._rest, "failed", None)
+        """Why reading was given up."""
+        return self._rest.failed
 
     def read(self, size: int = -1) -> bytes:
         if self._head:

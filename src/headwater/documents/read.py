@@ -16,13 +16,14 @@ from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import Bytes
+from headwater.documents.common_crawl import CommonCrawl
 from headwater.documents.document import SHARD_BYTES, add_counts
 from headwater.documents.formats import JsonLines, Parquet, Text
 from headwater.documents.python_environment import PythonEnvironment
 from headwater.documents.source import Intake, TooManyBadRecordsError
 from headwater.documents.warc import Warc
 
-Source = Annotated[Text | JsonLines | Parquet | PythonEnvironment | Warc, Field(discriminator="use")]
+Source = Annotated[Text | JsonLines | Parquet | PythonEnvironment | Warc | CommonCrawl, Field(discriminator="use")]
 T = TypeVar("T")
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 

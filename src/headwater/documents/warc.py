@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import orjson
 from pydantic import Field
@@ -14,6 +14,7 @@ from headwater.documents.archives import Damage, Record, records
 from headwater.documents.bodies import decoded
 from headwater.documents.extract import MAX_PAGE_BYTES, Extracted, PageError, Tier, decode, extract
 from headwater.documents.files import BLOCK_BYTES, FileSource, Span, spans
+from headwater.documents.remote import RemoteFile
 from headwater.documents.source import Intake, SourceSettings
 
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.IGNORECASE)
@@ -37,7 +38,7 @@ class Pages(SourceSettings):
     licence: str | None = None
     """Licence of the documents as an SPDX expression; web archives name none."""
 
-    def read_archive(self, path: str, intake: Intake, stream: BinaryIO | None = None) -> None:
+    def read_archive(self, path: str, intake: Intake, stream: RemoteFile | None = None) -> None:
         """Read one archive: pages become documents, everything else is counted with its reason.
 
         Raises:
