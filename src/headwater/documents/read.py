@@ -22,8 +22,11 @@ from headwater.documents.formats import JsonLines, Parquet, Text
 from headwater.documents.python_environment import PythonEnvironment
 from headwater.documents.source import Intake, TooManyBadRecordsError
 from headwater.documents.warc import Warc
+from headwater.documents.wikipedia import Wikipedia
 
-Source = Annotated[Text | JsonLines | Parquet | PythonEnvironment | Warc | CommonCrawl, Field(discriminator="use")]
+Source = Annotated[
+    Text | JsonLines | Parquet | PythonEnvironment | Warc | CommonCrawl | Wikipedia, Field(discriminator="use")
+]
 T = TypeVar("T")
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
