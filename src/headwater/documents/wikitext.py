@@ -39,9 +39,10 @@ _MAGIC_WORD = re.compile(r"__[A-Z]{4,}__")
 _EMPTY_BRACKETS = re.compile(r" ?\(\s*(?:[,;:–-]\s*)*\)")
 _LEFT_COMMA = re.compile(r"\(\s*[,;]\s*")
 _SPACE_BEFORE = re.compile(r"[ \t]+([,.;:!?)\n]|$)", re.MULTILINE)
-_SPACES = re.compile(r"[ \t\xa0]{2,}")
+_SPACES = re.compile(r"[ \t\xa0]{2,}|\xa0")
 _HEADING = "\0"  # stands before headings until it is known which have text below
 _EMPTY_HEADINGS = re.compile(r"(?:^\0+[^\n]*\n+)+(?=\0|\Z)", re.MULTILINE)
+_INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 _LINES = re.compile(r"\n{3,}")
 _EMPTY_ITEMS = re.compile(r"^(?:-[ \t]*)+[,.;:]?\n", re.MULTILINE)
 _NESTED_ITEMS = re.compile(r"^(?:- )+", re.MULTILINE)
@@ -67,10 +68,10 @@ def plain_text(wikitext: str, unseen: Callable[[str], bool]) -> str:
     pieces: list[str] = []
     for chunk in _chunks(_OPEN_TAG.sub("", without_dropped(clean_text(wikitext)))):
         pieces += _shown(mwparserfromhell.parse(chunk, skip_style_tags=True), unseen)
-    text = _SPACES.sub(" ", _LEFT_TAG.sub("", _STYLE.sub("", "".join(pieces))))
+    text = _SPACES.sub(" ", _STYLE.sub("", "".join(pieces)))
     text = _EMPTY_BRACKETS.sub("", _MAGIC_WORD.sub("", text))
     text = _SPACE_BEFORE.sub(r"\1", _LEFT_COMMA.sub("(", text))
-    text = _NESTED_ITEMS.sub("- ", _EMPTY_ITEMS.sub("", text + "\n"))
+    text = _NESTED_ITEMS.sub("- ", _EMPTY_ITEMS.sub("", _INDENT.sub("", text) + "\n"))
     text = _EMPTY_HEADINGS.sub("", text).replace(_HEADING, "")
     return _LINES.sub("\n\n", text).strip()
 
@@ -162,12 +163,14 @@ def _shown(code: Any, unseen: Callable[[str], bool]) -> Iterator[str]:
 
     for node in code.nodes:
         if isinstance(node, nodes.Text):
-            yield str(node)
+            yield _LEFT_TAG.sub("", str(node))
         elif isinstance(node, nodes.Wikilink):
             yield from _link(node, unseen)
         elif isinstance(node, nodes.ExternalLink):
             if node.title is not None:
                 yield from _shown(node.title, unseen)
+            elif not node.brackets:
+                yield str(node.url)
         elif isinstance(node, nodes.Heading):
             yield f"\n\n{_HEADING}{''.join(_shown(node.title, unseen)).strip()}\n\n"
         elif isinstance(node, nodes.HTMLEntity):
@@ -197,6 +200,6 @@ def _tag(node: Any, unseen: Callable[[str], bool]) -> Iterator[str]:
     elif node.wiki_markup is None:
         line = "\n" if name in _LINE_TAGS else ""
         yield line
-        if node.contents is not None:
+        if node.contents:
             yield from _shown(node.contents, unseen)
-        yield line
+            yield line
