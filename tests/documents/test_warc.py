@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import time
 import zlib
 from collections import Counter
@@ -17,6 +18,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 
 from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.hardware import Machine
@@ -134,6 +136,16 @@ def test_texts_of_wet_files_are_taken_as_they_are(tmp_path: Path) -> None:
     counts, documents, _ = run(tmp_path, gzip.compress(warc(text, 1, b"conversion")), "a.warc.wet.gz")
     assert [row["text"] for row in documents] == [text.decode()]
     assert counts["documents_out"] == 1
+
+
+def test_the_recipes_of_the_guide_are_valid() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "web.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    kinds = []
+    for block in blocks:
+        found = Read.model_validate(YAML(typ="safe", pure=True).load(block)["read"])
+        kinds += [source.use for source in found.sources.values()]
+    assert kinds == ["warc", "common_crawl", "common_crawl", "wikipedia"]
 
 
 def test_archives_of_a_folder_are_found(tmp_path: Path) -> None:
