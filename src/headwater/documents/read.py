@@ -115,6 +115,8 @@ def _judge(source: str, results: list[Counts], settings: Read) -> None:
         raise _too_many_bad(source, bad, seen, places, settings)
     if not tally.get("documents_out"):
         problem = f"yields no documents; {seen} records were read" + (", all of them empty" if seen else "")
+        skipped = tally.get("sources", {}).get(source, {}).get("skipped", {})
+        problem += "".join(f"; {count} left out: {reason}" for reason, count in skipped.items())
         raise EmptyResultError(problem, place=f"read.sources.{source}", hint="look into its files")
     chosen = settings.sources[source]
     if isinstance(chosen, JsonLines):
