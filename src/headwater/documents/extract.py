@@ -38,7 +38,10 @@ _TAG_START = re.compile(rb"<[a-zA-Z]")
 _WHOLE_TAG = re.compile(rb"""<[a-zA-Z](?>[^"'>]+|"[^"]*"|'[^']*')*+>""")
 _RAW = re.compile(rb"(?i)<!--|<(script|style|textarea|title|xmp|iframe|noembed|noframes)\b")
 _MANY_QUOTES = 30_000  # fewer cannot be a flood that costs more than half a second: tags are not looked at one by one
-_VOID = frozenset(b"area base br col embed hr img input link meta param source track wbr p li td tr th".split())
+_VOID = frozenset(  # and those whose end tag may be left out
+    b"area base br col embed hr img input link meta param source track wbr p li td tr th tbody thead tfoot colgroup option "
+    b"optgroup dd dt rp rt".split()
+)
 _META_CHARSET = re.compile(rb"(?i)<meta\s[^>]{0,200}?charset\s*=\s*[\"']?\s*([a-z0-9_:.-]{1,40})")
 _META_BYTES = 4096  # the standard says 1,024; some pages say it later
 _BLANK_LINES = re.compile(r"[ \t\r]*\n(?:[ \t\r]*\n){2,}")
