@@ -16,12 +16,17 @@ from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import Bytes
+from headwater.documents.common_crawl import CommonCrawl
 from headwater.documents.document import SHARD_BYTES, add_counts
 from headwater.documents.formats import JsonLines, Parquet, Text
 from headwater.documents.python_environment import PythonEnvironment
 from headwater.documents.source import Intake, TooManyBadRecordsError
+from headwater.documents.warc import Warc
+from headwater.documents.wikipedia import Wikipedia
 
-Source = Annotated[Text | JsonLines | Parquet | PythonEnvironment, Field(discriminator="use")]
+Source = Annotated[
+    Text | JsonLines | Parquet | PythonEnvironment | Warc | CommonCrawl | Wikipedia, Field(discriminator="use")
+]
 T = TypeVar("T")
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
@@ -114,6 +119,8 @@ def _judge(source: str, results: list[Counts], settings: Read) -> None:
         raise _too_many_bad(source, bad, seen, places, settings)
     if not tally.get("documents_out"):
         problem = f"yields no documents; {seen} records were read" + (", all of them empty" if seen else "")
+        skipped = tally.get("sources", {}).get(source, {}).get("skipped", {})
+        problem += "".join(f"; {count} left out: {reason}" for reason, count in skipped.items())
         raise EmptyResultError(problem, place=f"read.sources.{source}", hint="look into its files")
     chosen = settings.sources[source]
     if isinstance(chosen, JsonLines):
