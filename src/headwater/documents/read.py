@@ -16,12 +16,14 @@ from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import Bytes
+from headwater.documents.delimited import Csv
 from headwater.documents.document import SHARD_BYTES, add_counts
-from headwater.documents.formats import JsonLines, Parquet, Text
+from headwater.documents.formats import JsonLines, Text
 from headwater.documents.python_environment import PythonEnvironment
 from headwater.documents.source import Intake, TooManyBadRecordsError
+from headwater.documents.tables import Arrow, Parquet
 
-Source = Annotated[Text | JsonLines | Parquet | PythonEnvironment, Field(discriminator="use")]
+Source = Annotated[Text | JsonLines | Parquet | Csv | Arrow | PythonEnvironment, Field(discriminator="use")]
 T = TypeVar("T")
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 

@@ -92,11 +92,13 @@ class Intake:
         batch = documents_of(self.source, texts, **columns)
         self.seen += batch.num_rows
         self.tally.take(batch)
-        visible = pc.call_function("match_substring_regex", [batch.column("text")], pc.MatchSubstringOptions(r"\S"))
-        if visible.true_count < batch.num_rows:
-            empty = batch.filter(pc.call_function("invert", [visible]))
-            self._drop(drop(empty, "read", "empty", None, None))
-            batch = batch.filter(visible)
+        text = batch.column("text")
+        blank = pc.call_function(
+            "or", [pc.call_function("utf8_is_space", [text]), pc.call_function("equal", [text, ""])]
+        )
+        if blank.true_count:
+            self._drop(drop(batch.filter(blank), "read", "empty", None, None))
+            batch = batch.filter(pc.call_function("invert", [blank]))
         self.tally.keep(batch)
         self._documents.write(batch)
 
