@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from headwater.core.config import nearest
 from headwater.core.errors import InputError
@@ -41,6 +41,11 @@ class FileSource(SourceSettings):
     """Licence of the documents as an SPDX expression such as `CC0-1.0`, for documents that bring none of their own."""
     language: str | None = None
     """Language of the documents as ISO 639-1 code such as `en`, for documents that bring none of their own."""
+    _known_as: dict[str, str] = PrivateAttr(default_factory=dict)  # path -> where the file is from, for copies
+
+    def know_as(self, path: str, url: str) -> None:
+        """Say where a file is from that lies at `path` only as a copy: documents get that as their url."""
+        self._known_as[path] = url
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> Any:
         """Path as given, size and content hash of each file; for a URL what `remote.stamp` says."""
@@ -73,7 +78,7 @@ class FileSource(SourceSettings):
 
     def defaults(self, path: str) -> dict[str, str | None]:
         """Columns of the documents of a file that bring none of their own."""
-        return {"url": path, "licence": self.licence, "language": self.language}
+        return {"url": self._known_as.get(path, path), "licence": self.licence, "language": self.language}
 
     @classmethod
     def suffixes(cls) -> tuple[str, ...]:

@@ -147,15 +147,7 @@ class JsonLines(FileSource):
                 seen += len(lines)
 
     def check_fields(self, known: set[str], source: str) -> None:
-        """Make sure that each field that the settings name is in some record.
-
-        Args:
-            known: names of the fields that records have.
-            source: name of the source.
-
-        Raises:
-            InputError: no record has a field; names the nearest one.
-        """
+        """Make sure that each field that the settings name is in some record."""
         for field, setting in self.fields.wanted().items():
             if field not in known:
                 problem = f"no record has a field '{field}'{nearest(field, known)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,11 +19,15 @@ from headwater.core.units import Bytes
 from headwater.documents.delimited import Csv
 from headwater.documents.document import SHARD_BYTES, add_counts
 from headwater.documents.formats import JsonLines, Text
+from headwater.documents.huggingface import HuggingFace
 from headwater.documents.python_environment import PythonEnvironment
 from headwater.documents.source import Intake, TooManyBadRecordsError
 from headwater.documents.tables import Arrow, Parquet
 
-Source = Annotated[Text | JsonLines | Parquet | Csv | Arrow | PythonEnvironment, Field(discriminator="use")]
+Source = Annotated[
+    Text | JsonLines | Parquet | Csv | Arrow | HuggingFace | PythonEnvironment,
+    Field(discriminator="use"),
+]
 T = TypeVar("T")
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
@@ -76,7 +80,7 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
     jobs = [
         Job(name, number, part)
         for name, source in sorted(settings.sources.items())
-        for number, part in enumerate(_naming(name, lambda s=source: s.parts(settings.shard_bytes)))
+        for number, part in enumerate(_parts(name, source, settings.shard_bytes, out))
     ]
     work = functools.partial(_read_part, settings, out.folder / "parts")
     results = pool.map(work, jobs, out, label="read", name=lambda job: job.name)
@@ -85,11 +89,20 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
     for kind in ("documents", "dropped"):
         shards = {job.name: result["shards"][kind] for job, result in zip(jobs, results, strict=True)}
         _number(shards, out.folder / "parts" / kind, out.folder / kind)
-    shutil.rmtree(out.folder / "parts", ignore_errors=True)
+    for name in ("parts", "cache"):
+        shutil.rmtree(out.folder / name, ignore_errors=True)
     counts = add_counts(result["tally"] for result in results)
     for name, of_source in counts["sources"].items():
-        of_source["input_bytes"] = settings.sources[name].input_bytes()
+        of_source["input_bytes"] = settings.sources[name].input_bytes() or of_source["bytes_in"]
     return counts
+
+
+def _parts(name: str, source: Any, part_bytes: int, out: Workspace) -> Sequence[Any]:
+    """Cut a source in parts, and say what is doubtful about it."""
+    for warning in source.warnings():
+        out.warn(f"read.sources.{name}: {warning}")
+    cache = out.folder / "cache" / name
+    return _naming(name, lambda: source.fetch(part_bytes, cache, out.machine.processor_workers))
 
 
 def _read_part(settings: Read, folder: Path, job: Job) -> Counts:
@@ -113,9 +126,7 @@ def _judge(source: str, results: list[Counts], settings: Read) -> None:
     if not tally.get("documents_out"):
         problem = f"yields no documents; {seen} records were read" + (", all of them empty" if seen else "")
         raise EmptyResultError(problem, place=f"read.sources.{source}", hint="look into its files")
-    chosen = settings.sources[source]
-    if isinstance(chosen, JsonLines):
-        chosen.check_fields({field for result in results for field in result["fields"]}, source)
+    settings.sources[source].check_fields({field for result in results for field in result["fields"]}, source)
 
 
 def _too_many_bad(source: str, bad: int, seen: int, places: list[str], settings: Read) -> InputError:
