@@ -21,11 +21,12 @@ from headwater.documents.document import SHARD_BYTES, add_counts
 from headwater.documents.formats import JsonLines, Text
 from headwater.documents.huggingface import HuggingFace
 from headwater.documents.python_environment import PythonEnvironment
+from headwater.documents.repository import Repository
 from headwater.documents.source import Intake, TooManyBadRecordsError
 from headwater.documents.tables import Arrow, Parquet
 
 Source = Annotated[
-    Text | JsonLines | Parquet | Csv | Arrow | HuggingFace | PythonEnvironment,
+    Text | JsonLines | Parquet | Csv | Arrow | HuggingFace | Repository | PythonEnvironment,
     Field(discriminator="use"),
 ]
 T = TypeVar("T")
