@@ -12,8 +12,8 @@ from headwater.core.config import nearest
 from headwater.core.errors import InputError
 from headwater.documents.files import BLOCK_BYTES, LINE_END, FileSource, Span, line_blocks, spans
 from headwater.documents.formats import Fields, not_utf8
-from headwater.documents.remote import name_of
 from headwater.documents.source import MAX_RECORD_BYTES, Intake
+from headwater.documents.urls import name_of
 
 
 class Csv(FileSource):

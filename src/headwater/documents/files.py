@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 
 from headwater.core.config import nearest
 from headwater.core.errors import InputError
-from headwater.documents import remote
+from headwater.documents import urls
 from headwater.documents.source import MAX_RECORD_BYTES, Intake, SourceSettings
 
 LINE_END = re.compile(rb"\n")
@@ -48,11 +48,11 @@ class FileSource(SourceSettings):
         self._known_as[path] = url
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> Any:
-        """Path as given, size and content hash of each file; for a URL what `remote.stamp` says."""
+        """Path as given, size and content hash of each file; for a URL what `urls.stamp` says."""
         files = []
         for path in self.files():
-            if remote.is_url(path):
-                files.append([path, *remote.stamp(path)])
+            if urls.is_url(path):
+                files.append([path, *urls.stamp(path)])
                 continue
             try:
                 files.append([path, Path(path).stat().st_size, hash_file(Path(path))])
@@ -72,8 +72,8 @@ class FileSource(SourceSettings):
         """
         found: dict[str, str] = {}
         for path in self.paths:
-            for file in find(remote.local(path), self.suffixes()):
-                found.setdefault(file if remote.is_url(file) else os.path.realpath(file), file)
+            for file in find(urls.local(path), self.suffixes()):
+                found.setdefault(file if urls.is_url(file) else os.path.realpath(file), file)
         return list(found.values())
 
     def defaults(self, path: str) -> dict[str, str | None]:
@@ -89,8 +89,8 @@ class FileSource(SourceSettings):
 def find(path: str, suffixes: tuple[str, ...]) -> list[str]:
     """Files that one entry of `paths` stands for: a file, a folder, a pattern or a URL."""
     endings = tuple(suffix + more for suffix in suffixes for more in ("", *_COMPRESSION))
-    if remote.is_url(path):
-        return remote.find(path, endings)
+    if urls.is_url(path):
+        return urls.find(path, endings)
     if Path(path).is_file():
         if Path(path).stat().st_size == 0:
             raise InputError("is empty", place=path, hint="take it out of `paths`, or check how it was made")
@@ -125,7 +125,7 @@ def _fitting(pattern: str) -> Iterator[Path]:
 
 def size_of(path: str) -> int | None:
     """Size of a file as it lies there [bytes]; None when a web server does not tell."""
-    return remote.size_of(path) if remote.is_url(path) else Path(path).stat().st_size
+    return urls.size_of(path) if urls.is_url(path) else Path(path).stat().st_size
 
 
 def compression_of(path: str) -> str | None:
@@ -134,7 +134,7 @@ def compression_of(path: str) -> str | None:
     >>> compression_of("a.jsonl.zst"), compression_of("a.jsonl")
     ('zstd', None)
     """
-    return _COMPRESSION.get(Path(remote.name_of(path)).suffix)
+    return _COMPRESSION.get(Path(urls.name_of(path)).suffix)
 
 
 def missing(path: str) -> InputError:
@@ -182,7 +182,7 @@ def spans(files: Iterable[str], part_bytes: int, *, divisible: bool) -> list[tup
     for path in files:
         size = size_of(path) or part_bytes
         can_be_cut = divisible and size > part_bytes and not compression_of(path)
-        pieces = -(-size // part_bytes) if can_be_cut and (not remote.is_url(path) or remote.has_ranges(path)) else 1
+        pieces = -(-size // part_bytes) if can_be_cut and (not urls.is_url(path) or urls.has_ranges(path)) else 1
         if size > room and parts[-1]:
             parts.append([])
             room = part_bytes
@@ -281,7 +281,7 @@ def opened(path: str) -> pa.NativeFile:
     file = opened_raw(path)
     compression = compression_of(path)
     if compression == "xz":
-        return pa.PythonFile(remote.Told(lzma.LZMAFile(file)), mode="r")  # Arrow has no decoder for it
+        return pa.PythonFile(urls.Told(lzma.LZMAFile(file)), mode="r")  # Arrow has no decoder for it
     return pa.CompressedInputStream(file, compression) if compression else file
 
 
@@ -291,8 +291,8 @@ def opened_raw(path: str) -> pa.NativeFile:
     Raises:
         InputError: it cannot be opened.
     """
-    if remote.is_url(path):
-        return pa.PythonFile(remote.opened(path), mode="r")
+    if urls.is_url(path):
+        return pa.PythonFile(urls.opened(path), mode="r")
     try:
         return pa.OSFile(path)
     except OSError as error:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from headwater.core.config import nearest
 from headwater.core.errors import InputError
-from headwater.documents import remote
+from headwater.documents import urls
 from headwater.documents.files import (
     BLOCK_BYTES,
     FileSource,
@@ -128,7 +128,7 @@ class Parquet(Table):
     def _open(self, path: str) -> pq.ParquetFile:
         """Open a file and check that it has the columns wanted."""
         try:
-            source = opened_raw(path) if remote.is_url(path) else path
+            source = opened_raw(path) if urls.is_url(path) else path
             file = pq.ParquetFile(source, pre_buffer=False, buffer_size=BLOCK_BYTES)
         except OSError as error:
             raise unreadable(path, error) from None
@@ -219,7 +219,7 @@ class Arrow(Table):
     def _opened(self, path: str) -> Any:
         """Open a file and check that it has the columns wanted."""
         try:
-            source = opened_raw(path) if remote.is_url(path) else pa.memory_map(path)
+            source = opened_raw(path) if urls.is_url(path) else pa.memory_map(path)
             file = pa.ipc.open_file(source)
             _ = file.schema.names
         except OSError as error:
@@ -247,7 +247,7 @@ def _not_arrow(path: str, error: Exception) -> InputError:
 def _is_listed(path: str) -> bool:
     """Whether a file belongs to its folder's data: save_to_disk lists them, and leaves its caches beside them."""
     listing = Path(path).parent / "state.json"
-    if remote.is_url(path) or not listing.is_file():
+    if urls.is_url(path) or not listing.is_file():
         return True
     try:
         files = [entry["filename"] for entry in json.loads(listing.read_text(encoding="utf-8"))["_data_files"]]

@@ -18,7 +18,7 @@ import pytest
 import zstandard
 
 from headwater.core.errors import InputError, MissingExtraError
-from headwater.documents import remote
+from headwater.documents import urls
 
 from .reading import fingerprint, problem_of, run, texts
 from .servers import serving
@@ -98,7 +98,7 @@ def test_a_web_server_without_ranges(tmp_path: Path) -> None:
     content = b"".join(LINES)
     with serving(lambda request: request.give_file(content, ranges=False)) as server:
         url = f"{server.url}/a.jsonl"
-        assert not remote.has_ranges(url)
+        assert not urls.has_ranges(url)
         _, found, _ = run(tmp_path / "out", {"use": "jsonl", "paths": url}, shard_bytes=5000)
         assert len(found) == len(LINES)  # read once from the top, not cut
         _, found, _ = run(tmp_path / "text", {"use": "text", "paths": url})
@@ -173,7 +173,7 @@ def test_fingerprints_follow_the_content(tmp_path: Path, memory: Any) -> None:
     first = fingerprint(source)
     assert first[0][:3] == ["memory:///f/a.jsonl", len(LINES[0]), "sha256"]
     memory.pipe("/f/a.jsonl", LINES[1])
-    remote._content_hash.cache_clear()
+    urls._content_hash.cache_clear()
     assert fingerprint(source) != first
     with serving(lambda request: request.give_file(LINES[0], ETag='"v1"')) as server:
         url = f"{server.url}/a.jsonl"
@@ -197,7 +197,7 @@ def test_a_missing_driver_names_its_package(
 
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=f"needs the package {package}") as caught:
-        remote.find(url, (".jsonl",))
+        urls.find(url, (".jsonl",))
     assert caught.value.hint == f"pip install {package}"
 
 
@@ -206,9 +206,9 @@ def test_a_missing_driver_for_the_web(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     with pytest.raises(MissingExtraError, match="needs the package aiohttp"):
-        remote.find("http://127.0.0.1/a.jsonl", (".jsonl",))
+        urls.find("http://127.0.0.1/a.jsonl", (".jsonl",))
 
 
 def test_an_unreachable_server() -> None:
     with pytest.raises(InputError, match=r"http://127.0.0.1:9/a.jsonl: "):
-        remote.find("http://127.0.0.1:9/a.jsonl", (".jsonl",))
+        urls.find("http://127.0.0.1:9/a.jsonl", (".jsonl",))
