@@ -318,6 +318,7 @@ class Tally:
         self.documents_in = self.documents_out = self.bytes_in = self.bytes_out = 0
         self.dropped: dict[str, dict[str, int]] = {}
         self.edited: dict[str, int] = {}
+        self.skipped: dict[str, int] = {}
         self.licences: dict[str, int] = {}
         self.languages: dict[str, int] = {}
 
@@ -349,6 +350,10 @@ class Tally:
         if documents:
             self.edited[rule] = self.edited.get(rule, 0) + documents
 
+    def skip(self, reason: str) -> None:
+        """Count a record that is no document by its nature: it is not among those that come in."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+
     def counts(self) -> dict[str, Any]:
         """The counts as the manifest keeps them: totals, then the same of this source."""
         totals = {
@@ -362,6 +367,8 @@ class Tally:
             "licences": dict(sorted(self.licences.items())),
             "languages": dict(sorted(self.languages.items())),
         }
+        if self.skipped:
+            of_source["skipped"] = dict(sorted(self.skipped.items()))
         dropped = {rule: dict(count) for rule, count in sorted(self.dropped.items())}
         edited = dict(sorted(self.edited.items()))
         return totals | {"dropped": dropped, "edited": edited, "sources": {self.source: of_source}}

@@ -16,6 +16,7 @@ from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import Bytes
+from headwater.documents.common_crawl import CommonCrawl
 from headwater.documents.delimited import Csv
 from headwater.documents.document import SHARD_BYTES, add_counts
 from headwater.documents.formats import JsonLines, Text
@@ -24,9 +25,10 @@ from headwater.documents.python_environment import PythonEnvironment
 from headwater.documents.repository import Repository
 from headwater.documents.source import Intake, TooManyBadRecordsError
 from headwater.documents.tables import Arrow, Parquet
+from headwater.documents.warc import Warc
 
 Source = Annotated[
-    Text | JsonLines | Parquet | Csv | Arrow | HuggingFace | Repository | PythonEnvironment,
+    Text | JsonLines | Parquet | Csv | Arrow | HuggingFace | Repository | PythonEnvironment | Warc | CommonCrawl,
     Field(discriminator="use"),
 ]
 T = TypeVar("T")

@@ -181,12 +181,12 @@ class Repository(SourceSettings):
     def _is_unwanted(self, file: SourceFile, intake: Intake) -> bool:
         """Leave out what needs no look inside to be told."""
         if file.is_link:
-            intake.leave_out("link", "", url=file.url, detail="a symbolic link, not a file")
+            _leave_out(file, intake, "link", "", problem="a symbolic link, not a file")
         elif file.size > self.max_file_bytes:
             limits = {"value": float(file.size), "threshold": float(self.max_file_bytes)}
-            intake.leave_out("too_large", "", url=file.url, detail=f"has {file.size:,} bytes", **limits)
+            _leave_out(file, intake, "too_large", "", problem=f"has {file.size:,} bytes", **limits)
         elif found := unwanted_name(file.path):
-            intake.leave_out(found[0], "", url=file.url, detail=found[1])
+            _leave_out(file, intake, found[0], "", problem=found[1])
         else:
             return False
         return True
@@ -304,6 +304,11 @@ def _licence(place: Place, found: Sequence[git.Entry]) -> str | None:
 # -------------------------------------------------------------------------------------------------------- reading
 
 
+def _leave_out(file: SourceFile, intake: Intake, rule: str, text: str, problem: str, **measured: float | None) -> None:
+    """Keep a file among the dropped with why; it is no fault of the repository."""
+    intake.reject(rule, text, url=file.url, place=file.path, problem=problem, bad=False, **measured)
+
+
 def _content(file: SourceFile) -> bytes:
     path = file.folder / file.path
     try:
@@ -315,17 +320,17 @@ def _content(file: SourceFile) -> bytes:
 def _text_of(file: SourceFile, content: bytes, intake: Intake) -> str | None:
     """The text of a file; None when it is left out."""
     if b"\0" in content[:_BINARY_HEAD]:
-        intake.leave_out("binary", "", url=file.url, detail="has NUL bytes, so it is no text")
+        _leave_out(file, intake, "binary", "", problem="has NUL bytes, so it is no text")
         return None
     try:
         text = content.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError as error:
         detail = f"not UTF-8 (byte {error.start}: {error.reason})"
-        intake.leave_out("not_utf8", content.decode(errors="replace"), url=file.url, detail=detail)
+        _leave_out(file, intake, "not_utf8", content.decode(errors="replace"), problem=detail)
         return None
     if found := unwanted_content(text, file.language):
         rule, detail, value, threshold = found
-        intake.leave_out(rule, text, url=file.url, detail=detail, value=value, threshold=threshold)
+        _leave_out(file, intake, rule, text, problem=detail, value=value, threshold=threshold)
         return None
     return text
 

@@ -139,31 +139,6 @@ class Intake:
         if self.limit is not None and self.tally.documents_out >= self.limit:
             raise EnoughError
 
-    def leave_out(
-        self,
-        rule: str,
-        text: str,
-        *,
-        url: str,
-        detail: str,
-        value: float | None = None,
-        threshold: float | None = None,
-    ) -> None:
-        """Take a record that does not become a document though nothing is wrong with the source, and keep it with why.
-
-        Args:
-            rule: the reason, such as `vendored`.
-            text: the record as far as it is worth keeping.
-            url: where it is from.
-            detail: what a person needs to understand the verdict.
-            value: what the rule measured, if it measures.
-            threshold: what it allows.
-        """
-        self.seen += 1
-        self._rejected.append((rule, text, url, detail, value, threshold))
-        if len(self._rejected) >= _REJECTED_AT_ONCE or len(text) >= ROW_GROUP_BYTES:
-            self._flush()
-
     def reject(
         self,
         rule: str,
@@ -174,6 +149,7 @@ class Intake:
         problem: str,
         value: float | None = None,
         threshold: float | None = None,
+        bad: bool = True,
     ) -> None:
         """Take a bad record, which is kept beside the documents with what is wrong with it.
 
@@ -185,19 +161,24 @@ class Intake:
             problem: what is wrong.
             value: what the rule measured, if it measures.
             threshold: what it allows.
+            bad: it counts against `max_bad_fraction`; False for a record that is not wanted but in order.
 
         Raises:
             TooManyBadRecordsError: the source is not what the recipe takes it for.
         """
         self.seen += 1
-        self.bad += 1
+        self.bad += bad
         self._rejected.append((rule, text, url, f"{place}: {problem}", value, threshold))
-        if len(self.places) < PLACES_KEPT:
+        if bad and len(self.places) < PLACES_KEPT:
             self.places.append(f"{place}: {problem}")
         if len(self._rejected) >= _REJECTED_AT_ONCE or len(text) >= ROW_GROUP_BYTES:
             self._flush()
         if self.bad >= _HOPELESS and self.bad > max(0.5, self._max_bad_fraction) * self.seen:
             raise TooManyBadRecordsError
+
+    def skip(self, reason: str) -> None:
+        """Count a record that is no document by its nature, such as an image in a web archive; nothing of it is kept."""
+        self.tally.skip(reason)
 
     def counts(self) -> dict[str, Any]:
         """What the part came to."""
