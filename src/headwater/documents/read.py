@@ -17,6 +17,7 @@ from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import Bytes
 from headwater.documents.common_crawl import CommonCrawl
+from headwater.documents.crawl import Crawl
 from headwater.documents.delimited import Csv
 from headwater.documents.document import SHARD_BYTES, add_counts
 from headwater.documents.formats import JsonLines, Text
@@ -28,7 +29,17 @@ from headwater.documents.tables import Arrow, Parquet
 from headwater.documents.warc import Warc
 
 Source = Annotated[
-    Text | JsonLines | Parquet | Csv | Arrow | HuggingFace | Repository | PythonEnvironment | Warc | CommonCrawl,
+    Text
+    | JsonLines
+    | Parquet
+    | Csv
+    | Arrow
+    | HuggingFace
+    | Repository
+    | Crawl
+    | PythonEnvironment
+    | Warc
+    | CommonCrawl,
     Field(discriminator="use"),
 ]
 T = TypeVar("T")
@@ -127,8 +138,9 @@ def _judge(source: str, results: list[Counts], settings: Read) -> None:
         places = [place for result in results for place in result["places"]]
         raise _too_many_bad(source, bad, seen, places, settings)
     if not tally.get("documents_out"):
-        problem = f"yields no documents; {seen} records were read" + (", all of them empty" if seen else "")
-        raise EmptyResultError(problem, place=f"read.sources.{source}", hint="look into its files")
+        reasons = ", ".join(f"{rule} {count['documents']}" for rule, count in tally.get("dropped", {}).items())
+        problem = f"yields no documents; {seen} records were read" + (f" and dropped: {reasons}" if reasons else "")
+        raise EmptyResultError(problem, place=f"read.sources.{source}", hint="look into what it reads")
     settings.sources[source].check_fields({field for result in results for field in result["fields"]}, source)
 
 
