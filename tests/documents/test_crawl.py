@@ -334,6 +334,18 @@ def test_two_workers_read_the_same(tmp_path: Path) -> None:
         assert run(tmp_path / "two", source, workers=2, shard_bytes=500) == one
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"<!--" * 500_000, b"<a " * 500_000, b"<![CDATA[" * 300_000, b"<a" + b" x=1" * 500_000 + b">", b"<div>" * 80_000],
+)
+def test_pages_made_to_harm_cost_little_time(tmp_path: Path, body: bytes) -> None:
+    started = time.process_time()
+    with serving(Site({"/good": page("Good"), "/bad": body})) as server:
+        _, found, _ = run(tmp_path / "out", crawl(server, "/good", "/bad", depth=1))
+    assert found[0]["url"].endswith("/good")
+    assert time.process_time() - started < 15
+
+
 # ------------------------------------------------------------------------------------------------- private networks
 
 

@@ -9,7 +9,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urljoin, urlsplit
@@ -21,7 +20,8 @@ from headwater.core.errors import InputError, MissingExtraError
 from headwater.core.log import logger
 from headwater.core.store import atomic_path, read_json, write_json
 from headwater.core.units import Bytes, Count
-from headwater.documents.extract import MAX_PAGE_BYTES, PageError, Tier, decode, extract
+from headwater.documents.extract import MAX_PAGE_BYTES, PageError, Tier, check, decode, extract
+from headwater.documents.extract import _without_floods as without_floods
 from headwater.documents.files import Paths, find, whole
 from headwater.documents.source import Intake, SourceSettings
 
@@ -293,19 +293,15 @@ def _refusal(rule: str, problem: str, value: float | None, threshold: float | No
 
 def _about(page: Page) -> dict[str, Any]:
     """What is kept of a page beside its body."""
-    links: _Links | None = None
-    if page.kind != "text/plain":
-        links = _Links(page.url)
-        with contextlib.suppress(AssertionError):  # html.parser gives up on some malformed declarations
-            links.feed(decode(page.body, page.charset)[0])
+    links, licence = ([], None) if page.kind == "text/plain" else _links(page)
     return {
         "rule": None,
         "final": page.url,
         "kind": page.kind,
         "charset": page.charset,
         "date": _date(page.modified),
-        "licence": links.licence if links else None,
-        "links": list(dict.fromkeys(links.found)) if links else [],
+        "licence": licence,
+        "links": links,
     }
 
 
@@ -317,30 +313,31 @@ def _date(modified: str | None) -> str | None:
         return None
 
 
-class _Links(HTMLParser):
+def _links(page: Page) -> tuple[list[str], str | None]:
     """The pages that a page links to, and the Creative Commons licence that it states for itself."""
+    from resiliparse.parse.html import HTMLTree
 
-    def __init__(self, url: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.base = url
-        self.found: list[str] = []
-        self.licence: str | None = None
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Look at one tag."""
-        if tag not in ("a", "link", "base"):
-            return
-        values = dict(attrs)
-        href, relations = values.get("href"), (values.get("rel") or "").lower().split()
-        if not href:
-            return
-        if "license" in relations and (match := _CREATIVE_COMMONS.search(href)):
-            self.licence = self.licence or _licence(match)
-        with contextlib.suppress(ValueError):
-            if tag == "base":
-                self.base = urljoin(self.base, href)
-            elif tag == "a" and "nofollow" not in relations:
-                self.found.append(urljoin(self.base, href))
+    try:
+        check(page.body)
+    except PageError:
+        return [], None  # it is refused when its text is read
+    document = HTMLTree.parse(decode(without_floods(page.body), page.charset)[0]).document
+    if document is None:
+        return [], None
+    base, licence, found = page.url, None, []
+    for tag in ("base", "link", "a"):
+        for node in document.get_elements_by_tag_name(tag):
+            href, relations = node.getattr("href"), (node.getattr("rel") or "").lower().split()
+            if not href:
+                continue
+            if "license" in relations and (match := _CREATIVE_COMMONS.search(href)):
+                licence = licence or _licence(match)
+            with contextlib.suppress(ValueError):
+                if tag == "base":
+                    base = urljoin(page.url, href)
+                elif tag == "a" and "nofollow" not in relations:
+                    found.append(urljoin(base, href))
+    return list(dict.fromkeys(found)), licence
 
 
 def _licence(match: re.Match[str]) -> str | None:
