@@ -346,6 +346,15 @@ def test_pages_made_to_harm_cost_little_time(tmp_path: Path, body: bytes) -> Non
     assert time.process_time() - started < 15
 
 
+def test_many_links_take_linear_time(tmp_path: Path) -> None:
+    home = page("Home", *[f"/{number}" for number in range(5000)])
+    started = time.process_time()
+    with serving(Site({"/": home, "/0": page("Zero")})) as server:
+        _, found, _ = run(tmp_path / "out", crawl(server, "/", depth=1, max_pages=2))
+    assert len(found) == 2
+    assert time.process_time() - started < 5
+
+
 # ------------------------------------------------------------------------------------------------- private networks
 
 

@@ -196,6 +196,13 @@ def test_a_folder_inside_a_checkout_has_its_licence(tmp_path: Path, checkout: tu
     assert [row["licence"] for row in found] == ["MIT", "GPL-2.0-only"]
 
 
+def test_a_folder_that_its_checkout_ignores_is_a_plain_one(tmp_path: Path, checkout: tuple[Path, str]) -> None:
+    laid_out(checkout[0], {"ignored/inner/a.py": "a\n", "ignored/.gitignore": "*\n"})
+    _, found, _ = run(tmp_path / "out", {"use": "repository", "repositories": str(checkout[0] / "ignored" / "inner")})
+    assert texts(found) == ["a\n"]
+    assert orjson.loads(found[0]["meta"]).keys() == {"path", "programming_language"}
+
+
 def test_gitignore_of_plain_folders(tmp_path: Path) -> None:
     files = {
         ".gitignore": "*.log.py\n/build/\n!keep.log.py\n",

@@ -315,28 +315,31 @@ def _date(modified: str | None) -> str | None:
 
 def _links(page: Page) -> tuple[list[str], str | None]:
     """The pages that a page links to, and the Creative Commons licence that it states for itself."""
-    from resiliparse.parse.html import HTMLTree
+    import lxml.etree as etree  # pyright: ignore[reportMissingImports]
 
     try:
         check(page.body)
     except PageError:
         return [], None  # it is refused when its text is read
-    document = HTMLTree.parse(decode(without_floods(page.body), page.charset)[0]).document
-    if document is None:
+    content = decode(without_floods(page.body), page.charset)[0].encode()
+    try:
+        tree = etree.fromstring(content, etree.HTMLParser(encoding="utf-8", no_network=True))
+    except etree.XMLSyntaxError:  # nothing in it
+        return [], None
+    if tree is None:
         return [], None
     base, licence, found = page.url, None, []
-    for tag in ("base", "link", "a"):
-        for node in document.get_elements_by_tag_name(tag):
-            href, relations = node.getattr("href"), (node.getattr("rel") or "").lower().split()
-            if not href:
-                continue
-            if "license" in relations and (match := _CREATIVE_COMMONS.search(href)):
-                licence = licence or _licence(match)
-            with contextlib.suppress(ValueError):
-                if tag == "base":
-                    base = urljoin(page.url, href)
-                elif tag == "a" and "nofollow" not in relations:
-                    found.append(urljoin(base, href))
+    for node in tree.iter("base", "link", "a"):
+        href, relations = node.get("href"), (node.get("rel") or "").lower().split()
+        if not href:
+            continue
+        if "license" in relations and (match := _CREATIVE_COMMONS.search(href)):
+            licence = licence or _licence(match)
+        with contextlib.suppress(ValueError):  # a slip of the page's author
+            if node.tag == "base":
+                base = urljoin(page.url, href)
+            elif node.tag == "a" and "nofollow" not in relations:
+                found.append(urljoin(base, href.strip()))
     return list(dict.fromkeys(found)), licence
 
 

@@ -125,9 +125,9 @@ def top_of(folder: Path) -> tuple[Path, str] | None:
     return Path(lines[0]), lines[1]
 
 
-def is_changed(folder: Path) -> bool:
-    """Whether a checkout has changes that are not committed."""
-    return bool(_git(["status", "--porcelain", "--untracked-files=no"], folder).strip())
+def is_changed(folder: Path, prefix: str = "") -> bool:
+    """Whether a checkout has changes below a folder of it that are not committed."""
+    return bool(_git(["status", "--porcelain", "--untracked-files=no", "--", prefix or "."], folder).strip())
 
 
 def origin(folder: Path) -> str | None:

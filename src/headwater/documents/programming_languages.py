@@ -6,7 +6,6 @@ Source: names and endings follow GitHub Linguist (languages.yml, vendor.yml, gen
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 
 _ENDINGS = """
 Ada: adb ads
@@ -176,7 +175,7 @@ def language_of(path: str) -> str | None:
     >>> language_of("src/main.rs"), language_of("docker/Dockerfile"), language_of("logo.png")
     ('Rust', 'Dockerfile', None)
     """
-    name = PurePosixPath(path).name.lower()
+    name = path.rpartition("/")[2].lower()
     return _NAMES.get(name) or BY_ENDING.get(name.rpartition(".")[2] if "." in name else "")
 
 
@@ -188,7 +187,7 @@ def unwanted_name(path: str) -> tuple[str, str] | None:
     """
     if match := _VENDORED.search(path):
         return "vendored", f"other people's code, in {match[0].strip('/')}/"
-    name = PurePosixPath(path).name
+    name = path.rpartition("/")[2]
     if name.lower() in _LOCKS:
         return "lock_file", f"{name} is written by a package manager"
     if _MINIFIED_NAME.search(name):

@@ -19,7 +19,7 @@ from headwater.core.config import nearest
 from headwater.core.errors import InputError
 from headwater.core.units import Bytes
 from headwater.documents import git
-from headwater.documents.files import BLOCK_BYTES, Paths, missing
+from headwater.documents.files import BLOCK_BYTES, Paths, missing, unreadable
 from headwater.documents.licences import licence_of_files, licence_of_header
 from headwater.documents.programming_languages import (
     DATA,
@@ -110,8 +110,10 @@ class Repository(SourceSettings):
         return seen
 
     def input_bytes(self) -> int:
-        """Size of the files of repositories on this machine; that of others is known when they are here."""
-        places = [_local(name, revision) for name, revision in self._named() if not git.is_remote(name)]
+        """Size of the files; not known before repositories from elsewhere are here."""
+        if any(git.is_remote(name) for name, _ in self._named()):
+            return 0
+        places = [_local(name, revision) for name, revision in self._named()]
         return sum(file.size for place in places for file in self._files(place))
 
     def warnings(self) -> list[str]:
@@ -120,7 +122,7 @@ class Repository(SourceSettings):
         for repository, revision in self._named():
             if not git.is_remote(repository):
                 place = _local(repository, revision)
-                if place.commit and git.is_changed(place.folder):
+                if place.commit and git.is_changed(place.folder, place.prefix):
                     found.append(f"{repository} has changes that are not committed; its commit is read without them")
             elif not git.COMMIT.fullmatch(revision or ""):
                 commit, name = git.remote_commit(repository, revision), git.public_address(repository)
@@ -196,7 +198,7 @@ class Repository(SourceSettings):
         from pathspec import GitIgnoreSpec
 
         include = GitIgnoreSpec.from_lines(self.include) if self.include else None
-        exclude = GitIgnoreSpec.from_lines(self.exclude)
+        exclude = GitIgnoreSpec.from_lines(self.exclude) if self.exclude else None
         if place.commit:
             found = list(git.entries(place.folder, place.commit, place.prefix))
         else:
@@ -206,7 +208,7 @@ class Repository(SourceSettings):
         for entry in found:
             language = language_of(entry.path)
             wanted = language in self.languages if self.languages else language not in DATA
-            if language is None or not wanted or exclude.match_file(entry.path):
+            if language is None or not wanted or (exclude and exclude.match_file(entry.path)):
                 continue
             if include is None or include.match_file(entry.path):
                 url = (
@@ -237,7 +239,10 @@ def _local(repository: str, revision: str | None) -> Place:
             raise InputError("is no git repository, it has no revisions", place=repository, hint=hint)
         return Place(folder, None, "", folder.as_uri())
     top, prefix = found
-    return Place(top, git.local_commit(top, revision), prefix, git.origin(top) or top.as_uri())
+    commit = git.local_commit(top, revision)
+    if prefix and not revision and next(git.entries(top, commit, prefix), None) is None:
+        return Place(folder, None, "", folder.as_uri())  # a folder that git does not know, such as one it is to ignore
+    return Place(top, commit, prefix, git.origin(top) or top.as_uri())
 
 
 def _brought(repository: str, revision: str | None, cache: Path) -> Place:
@@ -256,22 +261,26 @@ def _entries_of_folder(folder: Path) -> Iterator[git.Entry]:
     from pathspec import GitIgnoreSpec
 
     rules: dict[str, GitIgnoreSpec] = {}
-    for current, folders, names in os.walk(folder):
-        inner = Path(current).relative_to(folder).as_posix()
-        prefix = "" if inner == "." else f"{inner}/"
-        if ".gitignore" in names:
-            text = (Path(current) / ".gitignore").read_text(encoding="utf-8", errors="replace")
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        try:
+            with os.scandir(folder / prefix) as scanned:
+                inside = sorted(scanned, key=lambda entry: entry.name)
+        except OSError as error:
+            raise unreadable(str(folder / prefix), error) from None
+        if any(entry.name == ".gitignore" and entry.is_file(follow_symlinks=False) for entry in inside):
+            text = (folder / prefix / ".gitignore").read_text(encoding="utf-8", errors="replace")
             rules[prefix] = GitIgnoreSpec.from_lines(text.splitlines())
-        links = [name for name in folders if (Path(current) / name).is_symlink()]
-        folders[:] = sorted(
-            name for name in folders if name not in {".git", *links} and not _is_ignored(f"{prefix}{name}/", rules)
-        )
-        for name in sorted(names):
-            path = Path(current) / name
-            if path.is_symlink():
-                yield git.Entry(prefix + name, "", 0, is_link=True)
-            elif path.is_file() and not _is_ignored(prefix + name, rules):
-                yield git.Entry(prefix + name, "", path.stat().st_size, is_link=False)
+        for entry in inside:
+            path = prefix + entry.name
+            if entry.is_symlink():
+                yield git.Entry(path, "", 0, is_link=True)
+            elif entry.is_dir():
+                if entry.name != ".git" and not _is_ignored(f"{path}/", rules):
+                    waiting.append(f"{path}/")
+            elif entry.is_file() and not _is_ignored(path, rules):
+                yield git.Entry(path, "", entry.stat().st_size, is_link=False)
 
 
 def _is_ignored(path: str, rules: dict[str, Any]) -> bool:
@@ -314,7 +323,7 @@ def _content(file: SourceFile) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", place=str(path), hint="check its permissions") from None
+        raise unreadable(str(path), error) from None
 
 
 def _text_of(file: SourceFile, content: bytes, intake: Intake) -> str | None:
