@@ -83,13 +83,20 @@ def records(path: str, stream: RemoteFile | None = None) -> Iterator[Record | Da
     try:
         with stream or Path(path).open("rb") as file:
             head, source = _peek(file)
-            first = fastwarc.GzipReader(io.BytesIO(head)).read(11) if head[:2] == b"\x1f\x8b" else head[:11]
-            if first.startswith(b"filedesc://"):
+            if _first_bytes(head).startswith(b"filedesc://"):
                 yield from _arc(path, fastwarc.GzipReader(source) if head[:2] == b"\x1f\x8b" else source)
             else:
                 yield from _warc(path, source, head)
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+def _first_bytes(head: bytes) -> bytes:
+    """The first bytes of a file, decompressed."""
+    try:
+        return zlib.decompressobj(31).decompress(head, 16) if head[:2] == b"\x1f\x8b" else head[:16]
+    except zlib.error:
+        return b""
 
 
 def _peek(file: Any) -> tuple[bytes, Any]:
@@ -215,8 +222,10 @@ def _next_start(file: BinaryIO, position: int, magic: bytes | None) -> int | Non
 
 def _is_whole(file: BinaryIO, position: int) -> bool:
     """Whether a gzip file ends where a member ends, as seen from where its last record begins."""
-    file.seek(0, io.SEEK_END)
-    if file.tell() - position > _TAIL_BYTES:
+    file.seek(position)
+    if file.read(3) != _MAGIC[b"\x1f\x8b"]:
+        position = 0  # one member for all records
+    if file.seek(0, io.SEEK_END) - position > _TAIL_BYTES:
         return True  # not looked at: the length of the last record has been checked
     file.seek(position)
     member = zlib.decompressobj(31)

@@ -27,6 +27,7 @@ from headwater.documents.repository import Repository
 from headwater.documents.source import Intake, TooManyBadRecordsError
 from headwater.documents.tables import Arrow, Parquet
 from headwater.documents.warc import Warc
+from headwater.documents.wikipedia import Wikipedia
 
 Source = Annotated[
     Text
@@ -39,7 +40,8 @@ Source = Annotated[
     | Crawl
     | PythonEnvironment
     | Warc
-    | CommonCrawl,
+    | CommonCrawl
+    | Wikipedia,
     Field(discriminator="use"),
 ]
 T = TypeVar("T")

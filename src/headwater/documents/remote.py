@@ -32,10 +32,10 @@ class RemoteFile(io.RawIOBase):
         failed: why reading was given up, for callers whose libraries turn every error into their own.
     """
 
-    def __init__(self, url: str, wait_seconds: float = FIRST_WAIT_SECONDS) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__()
         self.failed: InputError | None = None
-        self._url, self._wait = url, wait_seconds
+        self._url = url
         self._place = 0
         self._size: int | None = None
         self._response: http.client.HTTPResponse | None = None
@@ -66,7 +66,7 @@ class RemoteFile(io.RawIOBase):
         problem = ""
         for attempt in range(ATTEMPTS):
             if attempt:
-                time.sleep(self._wait * 2 ** (attempt - 1))
+                time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
             try:
                 if self._response is None:
                     self._response = self._ask()

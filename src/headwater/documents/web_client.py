@@ -8,6 +8,7 @@ Each request, also each hop of a redirect, goes through the same checks:
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import ipaddress
 import socket
 import threading
@@ -20,7 +21,6 @@ import httpcore
 import httpx
 from protego import Protego
 
-from headwater import __version__
 from headwater.documents.bodies import decoded
 from headwater.documents.extract import PageError
 
@@ -92,7 +92,7 @@ class Client:
         self, contact: str, *, delay: float, timeout: float, max_bytes: int, allow_private: bool = False
     ) -> None:
         self.stopped = threading.Event()
-        self._agent = f"{ROBOTS_NAME}/{__version__} (+{contact})"
+        self._agent = f"{ROBOTS_NAME}/{importlib.metadata.version(ROBOTS_NAME)} (+{contact})"
         self._delay, self._timeout, self._max_bytes, self._allow_private = delay, timeout, max_bytes, allow_private
         self._hosts: dict[str, _Host] = {}
         self._hosts_lock = threading.Lock()
