@@ -308,3 +308,20 @@ def test_settings_load_no_library() -> None:
     code = "import sys, headwater.documents.read; print(*{'datasets', 'huggingface_hub', 'fsspec'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_workers_do_not_ask_which_commit_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A branch that moves while a dataset is read must not mix two commits."""
+    from headwater.documents.document import SHARD_BYTES
+    from headwater.documents.huggingface import HuggingFace, _on_the_hub
+    from headwater.documents.source import Intake
+
+    with hub_of(Hub(FILES, CARD), monkeypatch) as server:
+        source = HuggingFace(use="huggingface", repo=REPO)
+        (part, *_) = source.parts(SHARD_BYTES)
+        _on_the_hub.cache_clear()  # as in another process
+        server.seen.clear()
+        with Intake("web", tmp_path, "web-00000", SHARD_BYTES, 0.0) as intake:
+            source.read(part, intake)
+        assert intake.tally.documents_out == len(TRAIN)
+        assert not any("/revision/main" in path or "/tree/" in path for _, path, _ in server.seen)

@@ -212,3 +212,22 @@ def test_a_missing_driver_for_the_web(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unreachable_server() -> None:
     with pytest.raises(InputError, match=r"http://127.0.0.1:9/a.jsonl: "):
         urls.find("http://127.0.0.1:9/a.jsonl", (".jsonl",))
+
+
+def test_a_server_that_is_gone_when_all_is_read_spoils_nothing(tmp_path: Path) -> None:
+    content = b"".join(LINES)
+    served = []
+
+    def answer(request: Any) -> None:
+        if len(served) > 1 and request.command == "HEAD":
+            request.give(503)
+            return
+        if request.command == "GET" and "Range" not in request.headers:
+            served.extend("xx")
+        request.give_file(content, ranges=False)
+
+    with serving(answer) as server:
+        counts, found, _ = run(tmp_path / "out", {"use": "jsonl", "paths": f"{server.url}/a.jsonl.", "language": "en"})
+    assert len(found) == len(LINES)
+    assert counts["sources"]["web"]["input_bytes"] == len(content)
+    assert counts["sources"]["web"]["languages"] == {"en": len(LINES)}

@@ -85,7 +85,7 @@ class _File:
                 records.reject("not_utf8", problem)
             else:
                 rows.append(row)
-                size += len(row[self.text])
+                size += sum(map(len, row))
             if size >= BLOCK_BYTES:
                 self._add(rows)
                 rows, size = [], 0

@@ -52,6 +52,17 @@ class Listing:
     """The metadata of the dataset's card."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one worker reads, complete: workers ask the hub for nothing but contents, at the commit that was planned."""
+
+    listing: Listing
+    """Where it is; files are named only for the `datasets` library."""
+    reader: FileSource | None
+    """None: the `datasets` library reads."""
+    spans: tuple[Span, ...]
+
+
 class HuggingFace(SourceSettings):
     """A dataset of the Hugging Face hub."""
 
@@ -109,20 +120,26 @@ class HuggingFace(SourceSettings):
 
     def parts(self, part_bytes: int) -> Sequence[Any]:
         """Stretches of files; everything in one part when the number of documents is limited or the library reads."""
-        reader = self.reader()
-        parts = reader.parts(part_bytes) if reader else [()]
-        return [tuple(span for part in parts for span in part)] if self.max_documents else parts
+        listing, reader = self.listing(), self.reader()
+        if reader is None:
+            return [Part(dataclasses.replace(listing, files=tuple(self.chosen(listing))), None, ())]
+        bare = dataclasses.replace(listing, files=(), card={})
+        parts = reader.parts(part_bytes)
+        if self.max_documents:
+            parts = [tuple(span for part in parts for span in part)]
+        paths = [tuple(dict.fromkeys(span.path for span in part)) for part in parts]
+        readers = [reader.model_copy(update={"paths": inside}) for inside in paths]
+        return [Part(bare, its_reader, tuple(part)) for its_reader, part in zip(readers, parts, strict=True)]
 
-    def read(self, part: tuple[Span, ...], intake: Intake) -> None:
+    def read(self, part: Part, intake: Intake) -> None:
         """Read with the reader for the kind of file, or with the `datasets` library."""
         intake.limit = self.max_documents
-        reader = self.reader()
         try:
-            if reader is None:
-                self._read_with_library(intake)
+            if part.reader is None:
+                self._read_with_library(part.listing, intake)
                 return
-            for span in part:
-                reader.read((self._here(span, reader),), intake)
+            for span in part.spans:
+                part.reader.read((self._here(span, part.reader, part.listing),), intake)
         except EnoughError:
             return
 
@@ -216,9 +233,8 @@ class HuggingFace(SourceSettings):
             return JsonLines(use="jsonl", fields=self.columns, **common)
         return kind.model_validate({"use": _use(kind), "columns": self.columns, **common})
 
-    def _here(self, span: Span, reader: FileSource) -> Span:
+    def _here(self, span: Span, reader: FileSource, listing: Listing) -> Span:
         """The span of the file's copy on this machine, unless it is to be streamed."""
-        listing = self.listing()
         if self.streaming or listing.commit is None:
             return span
         from huggingface_hub import constants, hf_hub_download
@@ -231,15 +247,14 @@ class HuggingFace(SourceSettings):
         reader.know_as(path, span.path)
         return dataclasses.replace(span, path=path)
 
-    def _read_with_library(self, intake: Intake) -> None:
+    def _read_with_library(self, listing: Listing, intake: Intake) -> None:
         """Read what only the `datasets` library reads, such as archives; it streams and runs no code of a repository."""
         datasets = _library("datasets", self.repo)
-        listing = self.listing()
         card_columns = {"licence": self.licence or licence_of_card(listing.card)}
         card_columns |= {"language": self.language or language_of_card(listing.card)}
         table = Arrow(use="arrow", paths=(self.repo,), columns=self.columns, **card_columns)
         table.know_as(self.repo, listing.root.rstrip("/"))
-        files = [listing.root + name for name in self.chosen(listing)]
+        files = [listing.root + name for name in listing.files]
         row = 0
         try:
             where = {"revision": listing.commit} if listing.commit else {}

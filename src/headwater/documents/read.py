@@ -93,6 +93,9 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
         EmptyResultError: a source yields no document.
     """
     assert not inputs, "nothing comes before the stage read"
+    sizes = {
+        name: _naming(name, source.input_bytes) for name, source in settings.sources.items()
+    }  # while they are there
     jobs = [
         Job(name, number, part)
         for name, source in sorted(settings.sources.items())
@@ -109,7 +112,7 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
         shutil.rmtree(out.folder / name, ignore_errors=True)
     counts = add_counts(result["tally"] for result in results)
     for name, of_source in counts["sources"].items():
-        of_source["input_bytes"] = settings.sources[name].input_bytes() or of_source["bytes_in"]
+        of_source["input_bytes"] = sizes[name] or of_source["bytes_in"]
     return counts
 
 
