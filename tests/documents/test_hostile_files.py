@@ -1,6 +1,7 @@
 """Files that are out to break a reader, or look like it: bombs, loops, endless lines, odd characters, noise."""
 
 import gzip
+import os
 import subprocess
 import sys
 import time
@@ -125,6 +126,15 @@ def test_loops_of_links_are_not_walked(tmp_path: Path) -> None:
         _, found, _ = run(tmp_path / "out" / paths, {"use": "text", "paths": str(tmp_path / paths)})
         assert texts(found) == ["a"], paths
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_inside_that_may_not_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "in" / "closed").mkdir(parents=True)
+    (tmp_path / "in" / "a.txt").write_text("a")
+    (tmp_path / "in" / "closed").chmod(0)
+    problem = problem_of(tmp_path, {"use": "text", "paths": str(tmp_path / "in")})
+    assert f"{tmp_path}/in/closed: cannot be read (Permission denied)" in problem
 
 
 def test_patterns_leave_hidden_files_alone_unless_they_ask(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def find(path: str, suffixes: tuple[str, ...]) -> list[str]:
             raise InputError("is empty", place=path, hint="take it out of `paths`, or check how it was made")
         return [path]
     if Path(path).is_dir():
-        below = (file for file in sorted(Path(path).rglob("*")) if file.is_file() and file.name.endswith(endings))
+        below = (file for file in sorted(_inside(path)) if file.is_file() and file.name.endswith(endings))
         found = [str(file) for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
         if not found:
             hint = f"give a pattern, such as {path}/**/*.ending, to read other files"
@@ -108,6 +108,16 @@ def find(path: str, suffixes: tuple[str, ...]) -> list[str]:
             raise InputError("no file fits this pattern", place=path, hint="check it with ls")
         return found
     raise missing(path)
+
+
+def _inside(folder: str) -> Iterator[Path]:
+    """Everything below a folder; linked folders are not gone into."""
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(str(error.filename or folder), error) from None
+
+    for current, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(current) / name for name in names)
 
 
 def _fitting(pattern: str) -> Iterator[Path]:
