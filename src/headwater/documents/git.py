@@ -66,8 +66,8 @@ def file_address(repository: str, commit: str, path: str) -> str:
 
     >>> file_address("https://github.com/psf/requests", "c0ffee", "setup.py")
     'https://github.com/psf/requests/blob/c0ffee/setup.py'
-    >>> file_address("file:///work/a", "c0ffee", "setup.py")
-    'file:///work/a@c0ffee#setup.py'
+    >>> file_address("file:///home/me/a", "c0ffee", "setup.py")
+    'file:///home/me/a@c0ffee#setup.py'
     """
     between = _WEB.get(urlsplit(repository).netloc)
     path = quote(path)
