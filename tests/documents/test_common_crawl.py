@@ -100,7 +100,9 @@ def crawl(base: str | Path, **more: Any) -> CommonCrawl:
 
 def run(folder: Path, source: CommonCrawl, workers: int = 1) -> list[dict[str, Any]]:
     out = Workspace(folder, Machine(workers=workers))
-    read(Read.model_validate({"sources": {"cc": source.model_dump()}, "max_bad_fraction": 0}), {}, out)
+    read(
+        Read.model_validate({"sources": {"cc": source.model_dump(exclude_unset=True)}, "max_bad_fraction": 0}), {}, out
+    )
     return [row for s in shards_in(folder / "documents") for batch in read_batches(s) for row in batch.to_pylist()]
 
 
@@ -222,6 +224,7 @@ def test_settings_that_say_nothing_or_too_much_are_refused() -> None:
         {"dump": "2024-10"},
         {"dump": "CC-MAIN-../x"},
         {"kind": "wat"},
+        {"kind": "wet", "extract": "fast"},
     ):
         with pytest.raises(ValidationError):
             CommonCrawl.model_validate({"use": "common_crawl", "dump": DUMP, "files": 1} | change)

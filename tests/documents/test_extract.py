@@ -218,8 +218,13 @@ def test_a_damaged_page_is_text_or_a_reason(data: st.DataObject, tier: Tier) -> 
         (b"<div>" * 45_000 + b"</div>" * 45_000, "too_deep"),
         (b"<b>" * 50_000 + b"x", "too_deep"),
         (b"<p>x" * (MAX_TAGS + 1), "too_many_tags"),
+        (
+            b"<script>'<p '</script>" * 9 + b"<p " + b"".join(b'a%d=">" ' % n for n in range(100_000)) + b">x",
+            "too_many_attributes",
+        ),
+        (b"<p " + b"".join(b"a%d='>' " % n for n in range(100_000)), "too_many_attributes"),
     ],
-    ids=["large", "deep", "balanced", "inline", "many"],
+    ids=["large", "deep", "balanced", "inline", "many", "quotes", "open quotes"],
 )
 def test_bombs_are_refused_with_a_reason(tier: Tier, page: bytes, rule: str) -> None:
     began = time.process_time()
@@ -229,6 +234,12 @@ def test_bombs_are_refused_with_a_reason(tier: Tier, page: bytes, rule: str) -> 
     assert caught.value.value is not None
     assert caught.value.value > (caught.value.threshold or 0) > 0
     assert time.process_time() - began < 3
+
+
+def test_many_quotes_in_scripts_and_small_tags_are_no_bomb() -> None:
+    data = b"<script>x = {" + b"'<a b': \"c\", " * 50_000 + b"}</script>"
+    page = PAGE.encode().replace(b"<article>", data + b"<article>" + b"<i a='1' b='2'></i>" * 9000)
+    assert "Three cases of plague were" in extract(page, "balanced").text
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -317,7 +317,7 @@ def test_empty_and_missing_files(tmp_path: Path) -> None:
         run(tmp_path, tmp_path / "a.warc.gz")
     with pytest.raises(InputError, match="no such file"):
         run(tmp_path, tmp_path / "b.warc.gz")
-    with pytest.raises(EmptyResultError):
+    with pytest.raises(EmptyResultError, match="1 left out: record_warcinfo"):
         run(tmp_path, warc(b"x", 1, b"warcinfo"), "c.warc")
 
 

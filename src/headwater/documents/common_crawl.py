@@ -48,6 +48,13 @@ class CommonCrawl(Pages):
             raise ValueError("say how much of the dump to read: either files or fraction")
         return self
 
+    @model_validator(mode="after")
+    def _settings_of_pages(self) -> CommonCrawl:
+        idle = {"extract", "content_types", "statuses"} & self.model_fields_set
+        if self.kind == "wet" and idle:
+            raise ValueError(f"{min(idle)} has no effect on wet files, which hold text already; it needs kind: warc")
+        return self
+
     def chosen(self) -> list[str]:
         """Paths of the files to read below `base`, in the order of the dump's listing.
 

@@ -145,6 +145,8 @@ def _judge(source: str, results: list[Counts], settings: Read) -> None:
     if not tally.get("documents_out"):
         reasons = ", ".join(f"{rule} {count['documents']}" for rule, count in tally.get("dropped", {}).items())
         problem = f"yields no documents; {seen} records were read" + (f" and dropped: {reasons}" if reasons else "")
+        skipped = tally.get("sources", {}).get(source, {}).get("skipped", {})
+        problem += "".join(f"; {count} left out: {reason}" for reason, count in skipped.items())
         raise EmptyResultError(problem, place=f"read.sources.{source}", hint="look into what it reads")
     settings.sources[source].check_fields({field for result in results for field in result["fields"]}, source)
 
