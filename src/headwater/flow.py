@@ -30,7 +30,7 @@ DOCUMENTS = ("split", "dedup", "clean", "read")
 """Who hands on documents: the last of these that is in the recipe."""
 
 FLOW = (
-    Stage("read", "headwater.documents.read:read", {}),
+    Stage("read", "headwater.documents.read:read", {}, version=2),
     Stage("clean", "headwater.documents.clean:clean", {"documents": ("read",)}),
     Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[2:]}),
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),

@@ -1,9 +1,10 @@
-"""Files of a user: found by path, folder or pattern, cut in spans, and streamed line by line, plain, .gz or .zst."""
+"""Files of a user: found by path, folder, pattern or URL, cut in spans, and streamed line by line, compressed or not."""
 
 from __future__ import annotations
 
 import functools
 import glob
+import lzma
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -12,17 +13,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from headwater.core.config import nearest
 from headwater.core.errors import InputError
+from headwater.documents import urls
 from headwater.documents.source import MAX_RECORD_BYTES, Intake, SourceSettings
 
 LINE_END = re.compile(rb"\n")
 BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*\n")
 BLOCK_BYTES = 1 << 20
 """Read at once [bytes]: large against the cost of a call, small against memory."""
-_COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+_COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a UTF-8 file with it; it is no text
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
@@ -32,14 +34,26 @@ class FileSource(SourceSettings):
     """What all sources made of files have in common."""
 
     paths: Paths = Field(min_length=1)
-    """Files, folders (read with all that lies below) or patterns such as `data/**/*.jsonl.gz`; one may stand alone."""
+    """Files, folders (read with all that lies below) or patterns such as `data/**/*.jsonl.gz`; one may stand alone.
+    Each may be a URL, such as `s3://bucket/folder` or `https://host/file.parquet`. A name that ends in .gz, .zst, .bz2
+    or .xz is decompressed on the way."""
     licence: str | None = None
     """Licence of the documents as an SPDX expression such as `CC0-1.0`, for documents that bring none of their own."""
+    language: str | None = None
+    """Language of the documents as ISO 639-1 code such as `en`, for documents that bring none of their own."""
+    _known_as: dict[str, str] = PrivateAttr(default_factory=dict)  # path -> where the file is from, for copies
+
+    def know_as(self, path: str, url: str) -> None:
+        """Say where a file is from that lies at `path` only as a copy: documents get that as their url."""
+        self._known_as[path] = url
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> Any:
-        """Path as given, size and content hash of each file."""
+        """Path as given, size and content hash of each file; for a URL what `urls.stamp` says."""
         files = []
         for path in self.files():
+            if urls.is_url(path):
+                files.append([path, *urls.stamp(path)])
+                continue
             try:
                 files.append([path, Path(path).stat().st_size, hash_file(Path(path))])
             except OSError as error:
@@ -47,8 +61,8 @@ class FileSource(SourceSettings):
         return files
 
     def input_bytes(self) -> int:
-        """Size of the files."""
-        return sum(Path(path).stat().st_size for path in self.files())
+        """Size of the files, as far as it is known."""
+        return sum(size_of(path) or 0 for path in self.files())
 
     def files(self) -> list[str]:
         """The files that `paths` name, each once, in the order of `paths` and then by name.
@@ -58,9 +72,13 @@ class FileSource(SourceSettings):
         """
         found: dict[str, str] = {}
         for path in self.paths:
-            for file in find(str(Path(path).expanduser()), self.suffixes()):
-                found.setdefault(os.path.realpath(file), file)
+            for file in find(urls.local(path), self.suffixes()):
+                found.setdefault(file if urls.is_url(file) else os.path.realpath(file), file)
         return list(found.values())
+
+    def defaults(self, path: str) -> dict[str, str | None]:
+        """Columns of the documents of a file that bring none of their own."""
+        return {"url": self._known_as.get(path, path), "licence": self.licence, "language": self.language}
 
     @classmethod
     def suffixes(cls) -> tuple[str, ...]:
@@ -69,25 +87,64 @@ class FileSource(SourceSettings):
 
 
 def find(path: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Files that one entry of `paths` stands for: a file, a folder or a pattern."""
+    """Files that one entry of `paths` stands for: a file, a folder, a pattern or a URL."""
+    endings = tuple(suffix + more for suffix in suffixes for more in ("", *_COMPRESSION))
+    if urls.is_url(path):
+        return urls.find(path, endings)
     if Path(path).is_file():
         if Path(path).stat().st_size == 0:
             raise InputError("is empty", place=path, hint="take it out of `paths`, or check how it was made")
         return [path]
     if Path(path).is_dir():
-        endings = tuple(suffix + more for suffix in suffixes for more in ("", *_COMPRESSION))
-        below = (file for file in sorted(Path(path).rglob("*")) if file.is_file() and file.name.endswith(endings))
+        below = (file for file in sorted(_inside(path)) if file.is_file() and file.name.endswith(endings))
         found = [str(file) for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
         if not found:
             hint = f"give a pattern, such as {path}/**/*.ending, to read other files"
             raise InputError(f"this folder holds no {', '.join(suffixes)} file", place=path, hint=hint)
         return found
     if glob.has_magic(path):
-        found = sorted(file for file in glob.glob(path, recursive=True) if Path(file).is_file())  # noqa: PTH207
+        found = sorted(str(file) for file in _fitting(path) if file.is_file())
         if not found:
             raise InputError("no file fits this pattern", place=path, hint="check it with ls")
         return found
     raise missing(path)
+
+
+def _inside(folder: str) -> Iterator[Path]:
+    """Everything below a folder; linked folders are not gone into."""
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(str(error.filename or folder), error) from None
+
+    for current, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(current) / name for name in names)
+
+
+def _fitting(pattern: str) -> Iterator[Path]:
+    """Paths that fit a pattern; `**` goes into no linked folder, because links can lead round in circles."""
+    parts = Path(pattern).parts
+    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    base, rest = Path(*parts[:first]), [*parts[first:]]
+    if rest[-1] == "**":
+        rest.append("*")
+    shown = any(part.startswith(".") for part in rest)  # a pattern that asks for hidden files gets them
+    for path in base.glob("/".join(rest)):
+        if shown or not any(part.startswith(".") for part in path.relative_to(base).parts):
+            yield path
+
+
+def size_of(path: str) -> int | None:
+    """Size of a file as it lies there [bytes]; None when a web server does not tell."""
+    return urls.size_of(path) if urls.is_url(path) else Path(path).stat().st_size
+
+
+def compression_of(path: str) -> str | None:
+    """How a file is compressed, going by its name.
+
+    >>> compression_of("a.jsonl.zst"), compression_of("a.jsonl")
+    ('zstd', None)
+    """
+    return _COMPRESSION.get(Path(urls.name_of(path)).suffix)
 
 
 def missing(path: str) -> InputError:
@@ -133,8 +190,9 @@ def spans(files: Iterable[str], part_bytes: int, *, divisible: bool) -> list[tup
     parts: list[list[Span]] = [[]]
     room = part_bytes
     for path in files:
-        size = Path(path).stat().st_size
-        pieces = -(-size // part_bytes) if divisible and Path(path).suffix not in _COMPRESSION else 1
+        size = size_of(path) or part_bytes
+        can_be_cut = divisible and size > part_bytes and not compression_of(path)
+        pieces = -(-size // part_bytes) if can_be_cut and (not urls.is_url(path) or urls.has_ranges(path)) else 1
         if size > room and parts[-1]:
             parts.append([])
             room = part_bytes
@@ -163,32 +221,44 @@ def line_blocks(span: Span, boundary: re.Pattern[bytes], intake: Intake) -> Iter
     start = boundary_after(span.path, span.start, boundary)
     end = boundary_after(span.path, span.end, boundary) if span.end is not None else None
     before = intake.seen
-    rest = b""
+    rest: list[bytes] = []  # pieces of a line whose end is not seen yet
+    rest_bytes = 0
     with opened(span.path) as stream:
         at_the_top = start == 0
         if not at_the_top:
             stream.seek(start)
         left = end - start if end is not None else None
-        while True:
-            try:
-                block = stream.read(BLOCK_BYTES if left is None else min(BLOCK_BYTES, left))
-            except OSError as error:
-                problem = f"cannot be read to its end ({str(error).splitlines()[0]})"
-                problem += f"; its first {intake.seen - before} documents could be read"
-                raise InputError(problem, place=span.path, hint="download or compress it again") from None
-            if not block:
-                break
+        while block := _next_block(stream, left, span.path, intake.seen - before):
             if left is not None:
                 left -= len(block)
             if at_the_top:
                 block, at_the_top = block.removeprefix(_BYTE_ORDER_MARK), False
-            lines, found, rest = (rest + block).rpartition(b"\n")
+            lines, found, tail = block.rpartition(b"\n")
             if found:
-                yield lines.split(b"\n")
-            elif len(rest) > MAX_RECORD_BYTES:
-                raise _endless(span.path)
-    if rest:
-        yield [rest]
+                yield b"".join([*rest, lines]).split(b"\n")
+                rest, rest_bytes = [tail], len(tail)
+            else:
+                rest.append(block)
+                rest_bytes += len(block)
+                if rest_bytes > MAX_RECORD_BYTES:
+                    raise _endless(span.path)
+    if last := b"".join(rest):
+        yield [last]
+
+
+def _next_block(stream: pa.NativeFile, left: int | None, path: str, documents: int) -> bytes:
+    """About a MB of a stream, at most what is `left`; empty at the end."""
+    try:
+        return stream.read(BLOCK_BYTES if left is None else min(BLOCK_BYTES, left))
+    except (OSError, pa.ArrowException) as error:
+        raise cut_off(path, error, documents) from None
+
+
+def cut_off(path: str, error: Exception, documents: int) -> InputError:
+    """Say where a damaged file ends."""
+    problem = f"cannot be read to its end ({str(error).splitlines()[0]})"
+    problem += f"; its first {documents} documents could be read"
+    return InputError(problem, place=path, hint="download or write it again")
 
 
 def whole(path: str) -> bytes:
@@ -197,30 +267,46 @@ def whole(path: str) -> bytes:
     Raises:
         InputError: the file is cut off, or too large for a document.
     """
+    blocks, size = [], 0
     with opened(path) as stream:
         try:
-            content = stream.read(MAX_RECORD_BYTES + 1)
-        except OSError as error:
+            while size <= MAX_RECORD_BYTES and (block := stream.read(BLOCK_BYTES)):
+                blocks.append(block)
+                size += len(block)
+        except (OSError, pa.ArrowException) as error:
             problem = f"cannot be read to its end ({str(error).splitlines()[0]}); none of it could be used"
             raise InputError(problem, place=path, hint="download or compress it again") from None
-    if len(content) > MAX_RECORD_BYTES:
+    if size > MAX_RECORD_BYTES:
         problem = f"is larger than {MAX_RECORD_BYTES >> 20} MiB, too much for one document"
         raise InputError(problem, place=path, hint="cut it in documents with split: blank_lines or split: lines")
-    return content.removeprefix(_BYTE_ORDER_MARK)
+    return b"".join(blocks).removeprefix(_BYTE_ORDER_MARK)
 
 
 def opened(path: str) -> pa.NativeFile:
-    """Open a file to be streamed, decompressing it when its name ends in .gz or .zst.
+    """Open a file or URL to be streamed, decompressing it when its name ends in .gz, .zst, .bz2 or .xz.
 
     Raises:
         InputError: it cannot be opened.
     """
+    file = opened_raw(path)
+    compression = compression_of(path)
+    if compression == "xz":
+        return pa.PythonFile(urls.Told(lzma.LZMAFile(file)), mode="r")  # Arrow has no decoder for it
+    return pa.CompressedInputStream(file, compression) if compression else file
+
+
+def opened_raw(path: str) -> pa.NativeFile:
+    """Open a file or URL as it lies there.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    if urls.is_url(path):
+        return pa.PythonFile(urls.opened(path), mode="r")
     try:
-        file = pa.OSFile(path)
+        return pa.OSFile(path)
     except OSError as error:
         raise unreadable(path, error) from None
-    compression = _COMPRESSION.get(Path(path).suffix)
-    return pa.CompressedInputStream(file, compression) if compression else file
 
 
 def boundary_after(path: str, offset: int, boundary: re.Pattern[bytes]) -> int:

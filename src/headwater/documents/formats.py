@@ -1,4 +1,4 @@
-"""Sources made of files: plain text, JSON Lines, Parquet. What is malformed is counted and kept, never silently lost."""
+"""Sources made of lines: plain text and JSON Lines. What is malformed is counted and kept, never silently lost."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from headwater.core.config import Config, nearest
@@ -25,7 +22,6 @@ from headwater.documents.files import (
     line_blocks,
     place_of_line,
     spans,
-    unreadable,
     whole,
 )
 from headwater.documents.source import Intake
@@ -65,7 +61,7 @@ class Text(FileSource):
             if self.join_characters:
                 pieces = _joined(pieces, self.join_characters, "\n\n" if self.split == "blank_lines" else "\n")
             for texts in _blocks(pieces):
-                intake.add(texts, url=span.path, licence=self.licence)
+                intake.add(texts, **self.defaults(span.path))
 
     def _decoded(self, span: Span, intake: Intake) -> Iterator[str]:
         boundary = BLANK_LINE if self.split == "blank_lines" else LINE_END
@@ -74,7 +70,7 @@ class Text(FileSource):
                 yield piece.decode()
             except UnicodeDecodeError as error:
                 place = place_of_line(span, line, boundary)
-                intake.reject("not_utf8", _shown(piece), url=span.path, place=place, problem=_not_utf8(error))
+                intake.reject("not_utf8", _shown(piece), url=span.path, place=place, problem=not_utf8(error))
 
     def _pieces(self, span: Span, boundary: re.Pattern[bytes], intake: Intake) -> Iterator[tuple[int, bytes]]:
         """The pieces of a span, each with the number of its first line."""
@@ -114,11 +110,11 @@ class Fields(Config):
         """Field -> setting that names it, for all fields beside text."""
         return {field: column for column, field in self.others().items()} | dict.fromkeys(self.meta, "meta")
 
-    def columns(self, values: dict[str, list[Any]], path: str, licence: str | None) -> dict[str, Any]:
+    def columns(self, values: dict[str, list[Any]], defaults: dict[str, str | None]) -> dict[str, Any]:
         """Columns for Intake.add from the values of `others`, and of `meta` as objects."""
-        columns: dict[str, Any] = {"url": path, "licence": licence}
+        columns: dict[str, Any] = dict(defaults)
         for column, found in values.items():
-            default = {"url": path, "licence": licence}.get(column)
+            default = defaults.get(column)
             if column == "meta":
                 columns[column] = [orjson.dumps(value, default=str).decode() if value else None for value in found]
             else:
@@ -151,15 +147,7 @@ class JsonLines(FileSource):
                 seen += len(lines)
 
     def check_fields(self, known: set[str], source: str) -> None:
-        """Make sure that each field that the settings name is in some record.
-
-        Args:
-            known: names of the fields that records have.
-            source: name of the source.
-
-        Raises:
-            InputError: no record has a field; names the nearest one.
-        """
+        """Make sure that each field that the settings name is in some record."""
         for field, setting in self.fields.wanted().items():
             if field not in known:
                 problem = f"no record has a field '{field}'{nearest(field, known)}"
@@ -192,103 +180,16 @@ class JsonLines(FileSource):
                 values[column].append(record.get(name))
             if meta:
                 values["meta"].append({name: record[name] for name in meta if name in record})
-        intake.add(texts, **self.fields.columns(values, span.path, self.licence))
+        intake.add(texts, **self.fields.columns(values, self.defaults(span.path)))
 
     def _reject_line(self, line: bytes, error: ValueError, span: Span, number: int, intake: Intake) -> None:
         rule, problem = "malformed_json", str(error)
         try:
             line.decode()
         except UnicodeDecodeError as undecodable:
-            rule, problem = "not_utf8", _not_utf8(undecodable)
+            rule, problem = "not_utf8", not_utf8(undecodable)
         place = place_of_line(span, number, LINE_END)
         intake.reject(rule, _shown(line), url=span.path, place=place, problem=problem)
-
-
-class Parquet(FileSource):
-    """Parquet files with a column of text."""
-
-    use: Literal["parquet"]
-    columns: Fields = Fields()
-    """Which columns hold what."""
-
-    @classmethod
-    def suffixes(cls) -> tuple[str, ...]:
-        """Files of a folder that are Parquet."""
-        return (".parquet",)
-
-    def parts(self, part_bytes: int) -> Sequence[Any]:
-        """Row groups, gathered until they hold `part_bytes` of text."""
-        parts: list[list[Span]] = [[]]
-        room = part_bytes
-        for path in self.files():
-            with self._open(path) as file:
-                for group, size in enumerate(self._text_sizes(file)):
-                    if size > room and parts[-1]:
-                        parts.append([])
-                        room = part_bytes
-                    parts[-1].append(Span(path, group, group + 1))
-                    room -= size
-        return [tuple(part) for part in parts if part]
-
-    def read(self, part: tuple[Span, ...], intake: Intake) -> None:
-        """Read in batches of a few MB however large the row groups are; a row without text is a bad record."""
-        others, meta = self.columns.others(), self.columns.meta
-        names = list(dict.fromkeys([self.columns.text, *others.values(), *meta]))
-        for span in part:
-            with self._open(span.path) as file:
-                row = sum(file.metadata.row_group(group).num_rows for group in range(span.start))
-                size = self._text_sizes(file)[span.start]
-                rows = max(1, min(10_000, BLOCK_BYTES * file.metadata.row_group(span.start).num_rows // max(1, size)))
-                batches = file.iter_batches(rows, [span.start], names, use_threads=False)
-                for batch in _parquet_batches(batches, span.path, intake):
-                    self._read_batch(batch, span, row, intake)
-                    row += batch.num_rows
-
-    def _read_batch(self, batch: pa.RecordBatch, span: Span, row: int, intake: Intake) -> None:
-        texts = batch.column(self.columns.text)
-        bad = list(_bad_texts(texts))
-        for index, problem in bad:
-            place = f"{span.path}: row {row + index + 1}"
-            shown = texts[index].as_buffer().to_pybytes().decode(errors="replace") if texts[index].is_valid else ""
-            rule = "not_utf8" if texts[index].is_valid else "no_text"
-            intake.reject(rule, shown, url=span.path, place=place, problem=problem)
-        if bad:
-            batch = batch.take(pa.array(sorted(set(range(batch.num_rows)) - {index for index, _ in bad}), pa.int64()))
-        values: dict[str, list[Any]] = {
-            column: batch.column(name).to_pylist() for column, name in self.columns.others().items()
-        }
-        if self.columns.meta:
-            values["meta"] = batch.select(list(self.columns.meta)).to_pylist()
-        columns = self.columns.columns(values, span.path, self.licence)
-        intake.add(batch.column(self.columns.text).cast(pa.string()), **columns)
-
-    def _open(self, path: str) -> pq.ParquetFile:
-        """Open a file and check that it has the columns wanted."""
-        try:
-            file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BLOCK_BYTES)
-        except OSError as error:
-            raise unreadable(path, error) from None
-        except pa.ArrowInvalid as error:
-            problem = f"is not a Parquet file, or only the beginning of one ({str(error).splitlines()[0]})"
-            raise InputError(problem, place=path, hint="download or write it again") from None
-        schema = file.schema_arrow
-        for name in [self.columns.text, *self.columns.others().values(), *self.columns.meta]:
-            if name not in schema.names:
-                problem = f"has no column '{name}'{nearest(name, schema.names)}"
-                raise InputError(problem, place=path, hint=f"its columns are {', '.join(schema.names)}")
-        kind = schema.field(self.columns.text).type
-        if not _is_text(kind):
-            text_columns = ", ".join(field.name for field in schema if _is_text(field.type)) or "none"
-            problem = f"column '{self.columns.text}' holds {kind}, not text"
-            raise InputError(problem, place=path, hint=f"set columns.text; columns that hold text: {text_columns}")
-        return file
-
-    def _text_sizes(self, file: pq.ParquetFile) -> list[int]:
-        """Size of the text in each row group [bytes, not compressed]."""
-        groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-        columns = [[group.column(index) for index in range(group.num_columns)] for group in groups]
-        name = self.columns.text
-        return [sum(c.total_uncompressed_size for c in group if c.path_in_schema == name) for group in columns]
 
 
 # --------------------------------------------------------------------------------------------------------- pieces
@@ -351,7 +252,8 @@ def _shown(record: bytes) -> str:
     return record.decode(errors="replace")
 
 
-def _not_utf8(error: UnicodeDecodeError) -> str:
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Say where a record stops to be UTF-8."""
     return f"not UTF-8 (byte {error.start}: {error.reason})"
 
 
@@ -367,36 +269,3 @@ def _no_text(record: Any, field: str) -> str:
 def _as_text(value: Any) -> str:
     """A date in ISO 8601, anything else as it prints."""
     return value.isoformat() if isinstance(value, datetime.date) else str(value)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _bad_texts(texts: pa.Array) -> Iterator[tuple[int, str]]:
-    """Rows of a text column that are null or not UTF-8, and what is wrong with them."""
-    for index in np.flatnonzero(texts.is_null().to_numpy(zero_copy_only=False)).tolist():
-        yield index, "the text is null"
-    try:
-        texts.validate(full=True)
-    except pa.ArrowInvalid:
-        for index, value in enumerate(texts.cast(pa.binary())):
-            try:
-                (value.as_py() or b"").decode()
-            except UnicodeDecodeError as error:
-                yield index, _not_utf8(error)
-
-
-def _parquet_batches(batches: Iterator[pa.RecordBatch], path: str, intake: Intake) -> Iterator[pa.RecordBatch]:
-    """Pass batches on, and say in one line where a damaged file ends."""
-    before = intake.seen
-    while True:
-        try:
-            batch = next(batches, None)
-        except (OSError, pa.ArrowException) as error:
-            problem = f"cannot be read to its end ({str(error).splitlines()[0]})"
-            problem += f"; its first {intake.seen - before} documents could be read"
-            raise InputError(problem, place=path, hint="download or write it again") from None
-        if batch is None:
-            return
-        yield batch

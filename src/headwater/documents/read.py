@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,15 +17,32 @@ from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import Bytes
 from headwater.documents.common_crawl import CommonCrawl
+from headwater.documents.crawl import Crawl
+from headwater.documents.delimited import Csv
 from headwater.documents.document import SHARD_BYTES, add_counts
-from headwater.documents.formats import JsonLines, Parquet, Text
+from headwater.documents.formats import JsonLines, Text
+from headwater.documents.huggingface import HuggingFace
 from headwater.documents.python_environment import PythonEnvironment
+from headwater.documents.repository import Repository
 from headwater.documents.source import Intake, TooManyBadRecordsError
+from headwater.documents.tables import Arrow, Parquet
 from headwater.documents.warc import Warc
 from headwater.documents.wikipedia import Wikipedia
 
 Source = Annotated[
-    Text | JsonLines | Parquet | PythonEnvironment | Warc | CommonCrawl | Wikipedia, Field(discriminator="use")
+    Text
+    | JsonLines
+    | Parquet
+    | Csv
+    | Arrow
+    | HuggingFace
+    | Repository
+    | Crawl
+    | PythonEnvironment
+    | Warc
+    | CommonCrawl
+    | Wikipedia,
+    Field(discriminator="use"),
 ]
 T = TypeVar("T")
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -80,10 +97,13 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
         EmptyResultError: a source yields no document.
     """
     assert not inputs, "nothing comes before the stage read"
+    sizes = {
+        name: _naming(name, source.input_bytes) for name, source in settings.sources.items()
+    }  # while they are there
     jobs = [
         Job(name, number, part)
         for name, source in sorted(settings.sources.items())
-        for number, part in enumerate(_naming(name, lambda s=source: s.parts(settings.shard_bytes)))
+        for number, part in enumerate(_parts(name, source, settings.shard_bytes, out))
     ]
     work = functools.partial(_read_part, settings, out.folder / "parts")
     results = pool.map(work, jobs, out, label="read", name=lambda job: job.name)
@@ -92,11 +112,20 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
     for kind in ("documents", "dropped"):
         shards = {job.name: result["shards"][kind] for job, result in zip(jobs, results, strict=True)}
         _number(shards, out.folder / "parts" / kind, out.folder / kind)
-    shutil.rmtree(out.folder / "parts", ignore_errors=True)
+    for name in ("parts", "cache"):
+        shutil.rmtree(out.folder / name, ignore_errors=True)
     counts = add_counts(result["tally"] for result in results)
     for name, of_source in counts["sources"].items():
-        of_source["input_bytes"] = settings.sources[name].input_bytes()
+        of_source["input_bytes"] = sizes[name] or of_source["bytes_in"]
     return counts
+
+
+def _parts(name: str, source: Any, part_bytes: int, out: Workspace) -> Sequence[Any]:
+    """Cut a source in parts, and say what is doubtful about it."""
+    for warning in source.warnings():
+        out.warn(f"read.sources.{name}: {warning}")
+    cache = out.folder / "cache" / name
+    return _naming(name, lambda: source.fetch(part_bytes, cache, out.machine.processor_workers))
 
 
 def _read_part(settings: Read, folder: Path, job: Job) -> Counts:
@@ -118,13 +147,12 @@ def _judge(source: str, results: list[Counts], settings: Read) -> None:
         places = [place for result in results for place in result["places"]]
         raise _too_many_bad(source, bad, seen, places, settings)
     if not tally.get("documents_out"):
-        problem = f"yields no documents; {seen} records were read" + (", all of them empty" if seen else "")
+        reasons = ", ".join(f"{rule} {count['documents']}" for rule, count in tally.get("dropped", {}).items())
+        problem = f"yields no documents; {seen} records were read" + (f" and dropped: {reasons}" if reasons else "")
         skipped = tally.get("sources", {}).get(source, {}).get("skipped", {})
         problem += "".join(f"; {count} left out: {reason}" for reason, count in skipped.items())
-        raise EmptyResultError(problem, place=f"read.sources.{source}", hint="look into its files")
-    chosen = settings.sources[source]
-    if isinstance(chosen, JsonLines):
-        chosen.check_fields({field for result in results for field in result["fields"]}, source)
+        raise EmptyResultError(problem, place=f"read.sources.{source}", hint="look into what it reads")
+    settings.sources[source].check_fields({field for result in results for field in result["fields"]}, source)
 
 
 def _too_many_bad(source: str, bad: int, seen: int, places: list[str], settings: Read) -> InputError:

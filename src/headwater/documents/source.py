@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -54,7 +55,33 @@ class SourceSettings(Config):
 
     @abstractmethod
     def input_bytes(self) -> int:
-        """Size of what will be read, as it lies on disk [bytes]: cheap, for planning."""
+        """Size of what will be read, as it lies on disk [bytes]: cheap, for planning; 0 when that is not known yet."""
+
+    def fetch(self, part_bytes: int, cache: Path, workers: int) -> Sequence[Any]:
+        """Cut the source in parts, after bringing here what must be: by default nothing.
+
+        Args:
+            part_bytes: size of a part.
+            cache: a folder for what is brought here; still there when a stopped run goes on, gone when the stage is done.
+            workers: how many threads may work on it.
+        """
+        del cache, workers
+        return self.parts(part_bytes)
+
+    def warnings(self) -> list[str]:
+        """What the user should know about the source though it can be read."""
+        return []
+
+    def check_fields(self, known: set[str], source: str) -> None:
+        """Make sure that each field that the settings name is in some record, when records need not have all fields.
+
+        Args:
+            known: names of the fields that records have (Intake.fields).
+            source: name of the source.
+
+        Raises:
+            InputError: no record has a field; names the nearest one.
+        """
 
     def text_bytes(self) -> float:
         """Estimate of the text that will come out [UTF-8 bytes], before anything is read."""
@@ -70,6 +97,7 @@ class Intake:
         bad: bad records so far.
         places: where the first bad records are and what is wrong with them.
         fields: names of fields that records have, as far as the source looks for them.
+        limit: documents after which there are enough; None for all.
     """
 
     def __init__(self, source: str, folder: Path, name: str, shard_bytes: int, max_bad_fraction: float) -> None:
@@ -78,6 +106,7 @@ class Intake:
         self.seen = self.bad = 0
         self.places: list[str] = []
         self.fields: set[str] = set()
+        self.limit: int | None = None
         self._rejected: list[tuple[str, str, str, str, float | None, float | None]] = []
         self._max_bad_fraction = max_bad_fraction
         self._documents = Shards(folder / "documents", name, shard_bytes=shard_bytes)
@@ -90,19 +119,29 @@ class Intake:
         Args:
             texts: the text of each document.
             **columns: other columns of a document, one value for all or one for each.
+
+        Raises:
+            EnoughError: that is as many as `limit` allows.
         """
         if len(texts) == 0:
             return
         batch = documents_of(self.source, texts, **columns)
+        text = batch.column("text")
+        space, nothing = pc.call_function("utf8_is_space", [text]), pc.call_function("equal", [text, ""])
+        visible = pc.call_function("invert", [pc.call_function("or", [space, nothing])])
+        if self.limit is not None:
+            upto = np.cumsum(visible.to_numpy(zero_copy_only=False)) + self.tally.documents_out
+            within = int(np.searchsorted(upto, self.limit)) + 1
+            batch, visible = batch.slice(0, within), visible.slice(0, within)
         self.seen += batch.num_rows
         self.tally.take(batch)
-        visible = pc.call_function("match_substring_regex", [batch.column("text")], pc.MatchSubstringOptions(r"\S"))
         if visible.true_count < batch.num_rows:
-            empty = batch.filter(pc.call_function("invert", [visible]))
-            self._drop(drop(empty, "read", "empty", None, None))
+            self._drop(drop(batch.filter(pc.call_function("invert", [visible])), "read", "empty", None, None))
             batch = batch.filter(visible)
         self.tally.keep(batch)
         self._documents.write(batch)
+        if self.limit is not None and self.tally.documents_out >= self.limit:
+            raise EnoughError
 
     def reject(
         self,
@@ -181,3 +220,7 @@ class Intake:
 
 class TooManyBadRecordsError(Exception):
     """A part is so bad that reading on is pointless; the door turns it into an InputError that names the first ones."""
+
+
+class EnoughError(Exception):
+    """A source has given as many documents as its settings want; the source that sets `Intake.limit` catches it."""
