@@ -18,10 +18,11 @@ from headwater.core.stage import Counts, Workspace
 from headwater.core.store import read_json, write_json
 from headwater.documents.features import Features
 from headwater.documents.files import Paths
-from headwater.documents.formats import JsonLines, Parquet, Text
+from headwater.documents.formats import JsonLines, Text
 from headwater.documents.linear import LinearModel, fit, isotonic, platt, report
 from headwater.documents.meta import add_meta, replaced
 from headwater.documents.steps import CleaningStep, Verdict, at_least, judge
+from headwater.documents.tables import Parquet
 
 MIN_SAMPLES = 20
 """Documents of each kind: with fewer there is no part to hold out that would tell anything."""
