@@ -31,7 +31,7 @@ DOCUMENTS = ("split", "dedup", "clean", "read")
 FLOW = (
     Stage("read", "headwater.documents.read:read", {}),
     Stage("clean", "headwater.documents.clean:clean", {"documents": ("read",)}),
-    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[2:]}),
+    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[2:]}, version=2),
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
     Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
     Stage("encode", "headwater.tokens.encode:encode", {"documents": DOCUMENTS, "tokenizer": ("tokenizer",)}),
