@@ -87,7 +87,7 @@ def cut(texts: pa.StringArray, cuts: Cuts) -> pa.StringArray:
 
 
 def _join(left: bytes, right: bytes) -> bytes:
-    rr"""Put together what stood before and behind a stretch.
+    r"""Put together what stood before and behind a stretch.
 
     >>> _join(b"one ", b" two"), _join(b"one\n\n", b"\ntwo"), _join(b"one", b" two"), _join(b"one\n", b"  two")
     (b'one two', b'one\n\ntwo', b'one two', b'one\n  two')
