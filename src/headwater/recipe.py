@@ -14,6 +14,7 @@ from headwater.core.config import Config, KeyPath, nearest
 from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
 from headwater.documents.clean import Clean
+from headwater.documents.decontaminate import Decontaminate
 from headwater.documents.dedup import Dedup
 from headwater.documents.read import Read
 from headwater.documents.split import Split
@@ -37,7 +38,9 @@ class Recipe(Config):
     clean: Clean | None = None
     """Which documents are kept, and how their text is mended."""
     dedup: Dedup | None = None
-    """Exact and near duplicates."""
+    """What is the same, or nearly, and which copy stays."""
+    decontaminate: Decontaminate | None = None
+    """Overlap with benchmarks, taken out of the documents."""
     split: Split | None = None
     """Which documents are held out from training."""
     tokenizer: Tokenizer | None = None

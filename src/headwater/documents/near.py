@@ -70,7 +70,7 @@ class NearDuplicates(Config):
 
     @model_validator(mode="after")
     def _has_effect(self) -> NearDuplicates:
-        if "min_similarity" in self.model_fields_set and not self.verify:
+        if self.min_similarity != type(self).model_fields["min_similarity"].default and not self.verify:
             raise ValueError("min_similarity needs verify: true; without it bands and rows decide")
         return self
 

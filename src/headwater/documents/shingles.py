@@ -46,13 +46,16 @@ class Units(NamedTuple):
     """[D] int64: letters of scripts without spaces"""
 
 
-def units(texts: pa.StringArray, kind: UnitKind = "auto", wanted: np.ndarray | None = None) -> Units:
+def units(
+    texts: pa.StringArray, kind: UnitKind = "auto", wanted: np.ndarray | None = None, *, numbers: bool = False
+) -> Units:
     """Part texts in units.
 
     Args:
         texts: the texts.
         kind: words, characters, or what fits each text best.
         wanted: [D] bool: the others have no units; all by default.
+        numbers: other numbers are other units; by default every number counts as 0.
     """
     data, starts = text_of(texts)
     wanted = np.ones(len(texts), np.bool_) if wanted is None else wanted
@@ -61,7 +64,7 @@ def units(texts: pa.StringArray, kind: UnitKind = "auto", wanted: np.ndarray | N
     size = (int(starts[-1]) - int(starts[0])) // 4 + 64  # enough for most text; if not, twice as many
     while True:
         hashes, begins, ends = np.empty(size, np.uint64), np.empty(size, np.int32), np.empty(size, np.int32)
-        tables = (alphabet.pages, alphabet.folded, wanted, _KINDS[kind], UNSPACED_SHARE)
+        tables = (alphabet.pages, alphabet.folded, wanted, _KINDS[kind], UNSPACED_SHARE, numbers)
         end = _units(data, starts, *tables, offsets, hashes, begins, ends, by_character, unspaced)
         if end >= 0:
             return Units(offsets, hashes[:end], begins[:end], ends[:end], by_character, unspaced)
@@ -106,7 +109,7 @@ def is_unspaced(point):  # noqa: ANN001, ANN201
 
 
 @compiled
-def _units(data, starts, pages, folded, wanted, kind, share, offsets, hashes, begins, ends, by_character, unspaced):  # noqa: ANN001, ANN202
+def _units(data, starts, pages, folded, wanted, kind, share, exact, offsets, hashes, begins, ends, spelt, unspaced):  # noqa: ANN001, ANN202
     """See `units`: the number of units, or -1 when there is no place for all of them."""
     count = np.int64(0)
     for document in range(len(starts) - 1):
@@ -144,6 +147,8 @@ def _units(data, starts, pages, folded, wanted, kind, share, offsets, hashes, be
                         foreign += letter > 0 and is_unspaced(point)
                     if number == 1 and (point == 44 or point == 46) and at + 1 < end and 48 <= data[at + 1] <= 57:
                         number, letter = 2, -1  # the point of a decimal number
+                    elif letter == 48 and exact:
+                        number, letter = 1, point
                     elif letter == 48:
                         number, letter = (1, 48) if number == 0 else (number, -1)
                     elif letter >= 0:
@@ -174,7 +179,7 @@ def _units(data, starts, pages, folded, wanted, kind, share, offsets, hashes, be
                 hashed = HASH_BASIS
                 count += 1
             unspaced[document] = foreign
-            by_character[document] = characters
+            spelt[document] = characters
             if characters or kind == 1 or foreign < share * letters or foreign == 0:
                 break
             characters = True
