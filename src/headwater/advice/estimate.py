@@ -46,7 +46,7 @@ TYPICAL = {
     "read": Rate(3, 0.15, 1.0, 0, 0.35),
     "clean": Rate(6, 0.10, 0.7, 0, 0.35),
     "dedup": Rate(4, 0.05, 0.8, 0, 0.35),
-    "decontaminate": Rate(4, 0.02, 1.0, 0, 0.35),
+    "decontaminate": Rate(4, 0.03, 1.0, 0, 0.35),
     "split": Rate(1, 0.02, 1.0, 0, 0.35),
     "tokenizer": Rate(8, 0.02, 1.0, 2_000_000, 0),
     "encode": Rate(1, 0.15, 1.0, 0, 0.7),

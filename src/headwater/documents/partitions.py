@@ -7,6 +7,7 @@ all records of a range of keys can be gathered from all files, in the order of t
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from headwater.core.store import atomic_path
 GATHERED_BYTES = 16 << 20
 """Records that are gathered at once [bytes]: about four times as much is needed to sort them."""
 _BUCKETS = 1 << 10  # ranges of keys: 4 KB of index for each file; 16 MB in each when there are 16 GB of records
+_REMEMBERED_BYTES = 16 << 20  # of pieces that were read last
 _INDEX_BYTES = 4 * (_BUCKETS + 1)
 
 
@@ -137,16 +139,30 @@ class Pieces:
     def __init__(self, paths: Sequence[Path], starts: np.ndarray) -> None:
         self._paths, self._starts = paths, starts
         self._index = functools.lru_cache(64)(self._read_index)
-        self.of = functools.lru_cache(64)(self._read)
+        self._recent: dict[int, np.ndarray] = {}
+        self._recent_bytes = 0
+
+    def of(self, number: int) -> np.ndarray:
+        """The piece of a document: [bytes] uint8."""
+        found = self._recent.get(number)
+        if found is None:
+            if self._recent_bytes > _REMEMBERED_BYTES:
+                self._recent, self._recent_bytes = {}, 0
+            found = self._recent[number] = self._read(number)
+            self._recent_bytes += len(found)
+        return found
 
     def _read_index(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         index = np.fromfile(self._paths[shard].with_suffix(".index"), _ROWS)
         return index["row"].astype(np.int64), np.concatenate([np.zeros(1, np.int64), index["end"]])
 
     def _read(self, number: int) -> np.ndarray:
-        """The piece of a document: [bytes] uint8."""
-        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        shard = int(self._starts.searchsorted(number, side="right")) - 1
         rows, ends = self._index(shard)
-        place = int(np.searchsorted(rows, number - self._starts[shard]))
+        place = int(rows.searchsorted(number - self._starts[shard]))
         first, end = int(ends[place]), int(ends[place + 1])
-        return np.fromfile(self._paths[shard], np.uint8, end - first, offset=first)
+        file = os.open(self._paths[shard], os.O_RDONLY)
+        try:
+            return np.frombuffer(os.pread(file, end - first, first), np.uint8)
+        finally:
+            os.close(file)

@@ -192,12 +192,11 @@ class SpanSearch:
             here = np.zeros(len(texts), np.bool_)
             here[pairs["later"][low:high] - begin - row] = True
             table = units(texts, wanted=here)
-            for document in np.flatnonzero(here).tolist():
-                bounds = np.searchsorted(pairs["later"], [begin + row + document, begin + row + document + 1])
-                text = _Text(
-                    texts, table, document, int(self.settings.least(table.characters[document : document + 1])[0])
-                )
-                found += [(row + document, *span) for span in text.repeats(pairs[slice(*bounds)], earlier)]
+            least, which = self.settings.least(table.characters).tolist(), np.flatnonzero(here)
+            bounds = np.searchsorted(pairs["later"], [begin + row + which, begin + row + which + 1]).T.tolist()
+            for document, (first, last) in zip(which.tolist(), bounds, strict=True):
+                text = _Text(texts, table, document, least[document])
+                found += [(row + document, *span) for span in text.repeats(pairs[first:last], earlier)]
         cuts = np.array(found, np.int64).reshape(-1, 3)
         merged = Cuts(cuts[:, 0], cuts[:, 1], cuts[:, 2]).merged()
         records = np.empty(len(merged.rows), _CUTS)
@@ -220,7 +219,8 @@ class _Text:
         data, starts = text_buffer(texts)
         own = slice(int(table.offsets[document]), int(table.offsets[document + 1]))
         self.data = data[starts[document] : starts[document + 1]]
-        self.begins, self.ends = table.begins[own] - starts[document], table.ends[own] - starts[document]
+        start = np.int32(starts[document])
+        self.begins, self.ends = table.begins[own] - start, table.ends[own] - start
         self.least = least
 
     def repeats(self, pairs: np.ndarray, earlier: partitions.Pieces) -> Iterator[tuple[int, int]]:
@@ -247,8 +247,8 @@ class _Text:
 
     def _whole(self, begin: int, end: int) -> tuple[int, int] | None:
         """Narrow a span to whole words; None when these are too few."""
-        first = int(np.searchsorted(self.begins, begin))
-        last = int(np.searchsorted(self.ends, end, side="right"))
+        first = int(self.begins.searchsorted(np.int32(begin)))  # of another type it would copy the array first
+        last = int(self.ends.searchsorted(np.int32(end), side="right"))
         if last - first < self.least:
             return None
         end = min(end, int(self.begins[last])) if last < len(self.begins) else end

@@ -15,8 +15,9 @@ from headwater.documents.shingles import Units
 def windows(texts: pa.StringArray, table: Units, least: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Choose windows such that each span of `least` units has one that depends on the span alone.
 
-    A window has half as many units; of the windows that begin in each stretch of the other half, that of the smallest
-    hash is chosen, of several the last: two in each `least / 2` units on average.
+    A window has two thirds as many units, with what stands between them and behind; of the windows that begin in each
+    stretch of the other third, that of the smallest hash is chosen, of several the last: two in `least / 3` units on
+    average. So units say where windows begin and end, and bytes which of them are chosen and equal.
 
     Args:
         texts: the texts.
@@ -28,10 +29,10 @@ def windows(texts: pa.StringArray, table: Units, least: np.ndarray) -> tuple[np.
     """
     data, starts = text_of(texts)
     size = len(table.hashes) // max(4, int(least.min(initial=8)) // 8) + 64
-    ring = np.empty(int(least.max(initial=8)) + 1, np.uint64)
+    ring = np.empty((2, int(least.max(initial=8)) + 1), np.uint64)
     while True:
         keys, rows, begins = np.empty(size, np.uint64), np.empty(size, np.int64), np.empty(size, np.int64)
-        tables = (table.offsets, table.hashes, table.begins, table.ends, least, ring)
+        tables = (table.offsets, table.begins, least, ring)
         count = _windows(data, starts, *tables, keys, rows, begins)
         if count >= 0:
             return keys[:count], rows[:count], begins[:count]
@@ -55,48 +56,46 @@ def _expand(mine, theirs, at, other):  # noqa: ANN001, ANN202
 
 
 @compiled
-def _windows(data, starts, offsets, units, unit_begins, unit_ends, least, ring, keys, rows, begins):  # noqa: ANN001, ANN202
+def _windows(data, starts, offsets, unit_begins, least, ring, keys, rows, begins):  # noqa: ANN001, ANN202
     """See `windows`: the number of windows, or -1 when there is no place for all of them."""
     count = 0
     for document in range(len(offsets) - 1):
         first, end = offsets[document], offsets[document + 1]
         if end - first < least[document]:
             continue
-        size = least[document] // 2
-        stretch = least[document] - size + 1  # windows that begin in a span of `least` units
+        size = least[document] * 2 // 3
+        stretch = least[document] - size  # windows that begin, and end, in a span of `least` units
         oldest, gram, chosen, smallest = np.uint64(1), np.uint64(0), np.int64(-1), np.uint64(0)
         for _ in range(size):
             oldest *= GRAM
-        for i in range(first, end):
-            gram = gram * GRAM + units[i]
-            if i - first >= size:
-                gram -= units[i - size] * oldest
-            window = i - first - size + 1
+        for i in range(end - first - 1):
+            hashed = HASH_BASIS
+            for byte in range(unit_begins[first + i], unit_begins[first + i + 1]):
+                hashed = (hashed ^ np.uint64(data[byte])) * HASH_PRIME
+            gram = gram * GRAM + hashed
+            if i >= size:
+                gram -= ring[0, i % size] * oldest
+            ring[0, i % size] = hashed
+            window = i - size + 1
             if window < 0:
                 continue
             mixed = (gram ^ gram >> np.uint64(32)) * MIX
             mixed ^= mixed >> np.uint64(29)
-            ring[window % stretch] = mixed
+            ring[1, window % stretch] = mixed
             before = chosen
             if window == 0 or mixed <= smallest:
                 chosen, smallest = window, mixed
             elif chosen <= window - stretch:
                 chosen, smallest = window, mixed
                 for back in range(1, stretch):
-                    value = ring[(window - back) % stretch]
+                    value = ring[1, (window - back) % stretch]
                     if value < smallest:
                         chosen, smallest = window - back, value
-            if window < stretch - 1:
-                continue
-            if chosen == before and window > stretch - 1:
+            if window < stretch - 1 or (chosen == before and window > stretch - 1):
                 continue
             if count == len(keys):
                 return -1
-            begin, limit, hashed = unit_begins[first + chosen], unit_ends[first + chosen + size - 1], HASH_BASIS
-            for byte in range(begin, limit):
-                hashed = (hashed ^ np.uint64(data[byte])) * HASH_PRIME
-            hashed = (hashed ^ hashed >> np.uint64(32)) * MIX
-            keys[count], rows[count] = hashed ^ hashed >> np.uint64(29), document
-            begins[count] = begin - starts[document]
+            keys[count], rows[count] = smallest, document
+            begins[count] = unit_begins[first + chosen] - starts[document]
             count += 1
     return count
