@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from pydantic import ValidationError
 
 from headwater.core.errors import InputError
@@ -342,3 +343,25 @@ def test_editions_that_share_a_third_stay_apart(tmp_path: Path, english: list[st
     assert 0.2 < similar < 0.4
     _, out = run(tmp_path, {"a": [text], "b": [other]}, near={})
     assert kept(out) == [text, other]
+
+
+def test_plays_of_two_collections(tmp_path: Path, shared_data: Path) -> None:
+    """One play is nearly the same in both, of another one collection has a third: the first is a duplicate, not that."""
+    small = (shared_data / "text/tinyshakespeare.txt").read_text(encoding="utf-8")
+    shrew = small[small.index("SLY:\n") : small.index("thou hast tamed a curst shrew")]
+    tempest = small[small.index("Boatswain!") :]
+    with zstandard.open(shared_data / "text/books-train.jsonl.zst", "rt", encoding="utf-8") as lines:
+        titles = ("The Taming of the Shrew", "The Tempest", "Othello")
+        found = (json.loads(line) for line in lines if any(f'"{title}"' in line[:300] for title in titles))
+        whole = {book["title"]: book["text"] for book in found}
+    similar = [
+        reference.jaccard(reference.shingles(part, 5), reference.shingles(whole[title], 5))
+        for part, title in ((shrew, "The Taming of the Shrew"), (tempest, "The Tempest"))
+    ]
+    assert similar[0] > 0.85
+    assert 0.25 < similar[1] < 0.45
+    _, out = run(tmp_path, {"books": list(whole.values()), "small": [shrew, tempest]}, near={})
+    assert kept(out) == [*whole.values(), tempest]
+    (row,) = corpus.rows(out.folder / "dropped")
+    assert (row["text"], row["rule"]) == (shrew, "near_duplicate")
+    assert row["value"] == pytest.approx(similar[0], abs=0.1)
