@@ -132,6 +132,8 @@ def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
     """Where a recipe names sources again, and which."""
     for index, step in enumerate(recipe.clean.steps if recipe.clean else ()):
         yield ("clean", "steps", index, "sources"), step.sources or ()
+    if recipe.dedup:
+        yield ("dedup", "sources"), recipe.dedup.sources
     if isinstance(recipe.tokenizer, TrainBpe):
         yield ("tokenizer", "weights"), recipe.tokenizer.weights or ()
     if recipe.train:
