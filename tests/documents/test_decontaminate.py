@@ -228,6 +228,16 @@ def test_scripts_without_spaces(tmp_path: Path, text: str) -> None:
     assert corpus.texts(out.folder / "documents") == [texts[0], texts[1], texts[4]]
 
 
+def test_an_item_in_words_and_in_characters_is_one(tmp_path: Path) -> None:
+    korean = "강물은 밤사이 불어났고 아침에는 골짜기 사람들이 모두 집을 떠나야 했으며 방앗간은 사라지고 없었다."
+    quiz = {"quiz": {"use": "jsonl", "paths": jsonl(tmp_path, [{"q": QUESTION, "k": korean}]), "fields": ["q", "k"]}}
+    counts, out = run(tmp_path, [PROSE, f"{PROSE} {QUESTION} {korean} {PROSE}"], quiz)
+    (row,) = report(out)
+    assert (row["coverage"], row["documents"]) == (1.0, 1)
+    assert row["match"] == korean.rstrip(".")
+    assert counts["benchmarks"]["quiz"]["documents"] == 1
+
+
 def test_workers_and_shards_make_no_difference(tmp_path: Path, english: list[str], quiz: dict[str, Any]) -> None:
     generator = random.Random(1)
     texts = [text if generator.random() < 0.8 else f"{text}\n{QUESTION}" for text in english[:300]]

@@ -306,6 +306,22 @@ def test_workers_shards_and_ranges_make_no_difference(
     assert found[0] == found[1] == found[2]
 
 
+def test_a_killed_run_goes_on(tmp_path: Path, english: list[str]) -> None:
+    texts = [text + "\n" + english[place // 2][:1500] for place, text in enumerate(english[:200])]
+    settings = {"near": {"verify": True}, "keep": "longest", **ALL}
+    first, out = run(tmp_path, {"web": texts}, shard_bytes=60_000, **settings)
+    markers = sorted(path.stem for path in (out.folder / ".done").glob("*.json"))
+    before = {path.name: path.read_bytes() for path in sorted(out.folder.rglob("*.parquet"))}
+    for label in ("sketch", "grams", "windows", "count-lines", "pairs", "spans", "dedup"):
+        gone = [name for name in markers if name.rpartition("-web")[0] == label or name.startswith(f"{label}-0")]
+        assert gone
+        for name in gone[1:]:  # as if killed after the first shard of this pass
+            (out.folder / ".done" / f"{name}.json").unlink()
+    again = dedup(Dedup.model_validate(settings), {"documents": tmp_path / "clean"}, out)
+    assert again == first
+    assert {path.name: path.read_bytes() for path in sorted(out.folder.rglob("*.parquet"))} == before
+
+
 # ----------------------------------------------------------------------------------------------------------- exact check
 
 

@@ -39,6 +39,7 @@ from headwater.documents.document import (
 from headwater.documents.read import SourceName
 
 if TYPE_CHECKING:
+    from headwater.documents.membership import Hits
     from headwater.documents.shingles import Units
 
 REPORT = "contaminated.jsonl"
@@ -110,6 +111,8 @@ class Overlap(NamedTuple):
     """Different n-grams."""
     begin: int
     """Unit of the document with which its longest match begins."""
+    characters: bool
+    """Units are characters, not words."""
 
 
 def decontaminate(settings: Decontaminate, inputs: Inputs, out: Workspace) -> Counts:
@@ -156,7 +159,7 @@ def _clean_shard(settings: Decontaminate, loaded: Loaded, folder: Path, shard: P
         for rows in read_batches(shard):
             tally.take(rows)
             matches = Matches(settings, loaded, rows.column("text"))
-            overlaps = {row: list(matches.overlaps(row)) for row in matches.documents}
+            overlaps = {row: matches.overlaps(row) for row in matches.documents}
             overlaps = {row: found for row, found in overlaps.items() if found}
             for row, found in overlaps.items():
                 names = {loaded.items[overlap.item].benchmark for overlap in found}
@@ -179,7 +182,7 @@ class Matches:
 
     def __init__(self, settings: Decontaminate, loaded: Loaded, texts: pa.StringArray) -> None:
         self.settings, self.loaded, self.texts = settings, loaded, texts
-        self._found: list[tuple[Units, Grams, Any]] = []
+        self._found: list[tuple[Units, Grams, Hits]] = []
         self._search(loaded.words, loaded.characters)
         self.documents: list[int] = sorted({row for _, _, hits in self._found for row in hits.documents.tolist()})
 
@@ -196,36 +199,41 @@ class Matches:
             table = units(self.texts, "characters", perhaps, numbers=True)
             self._found.append((table, characters, find(table, characters, sizes)))
 
-    def overlaps(self, row: int) -> Iterator[Overlap]:
-        """The items that a document has enough of, by item."""
+    def overlaps(self, row: int) -> list[Overlap]:
+        """The items that a document has enough of."""
+        found: dict[int, Overlap] = {}
         for _, grams, hits in self._found:
-            own = slice(*np.searchsorted(hits.documents, [row, row + 1]).tolist())
-            places, sizes, found = hits.places[own], hits.sizes[own], hits.grams[own]
-            starts, counts = grams.offsets[found], grams.offsets[found + 1] - grams.offsets[found]
-            which = np.repeat(np.arange(len(found)), counts)  # a hit counts for each item that has the n-gram
-            at = np.repeat(starts, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            parts = grams.parts[at]
-            items, positions = self.loaded.part_items[parts], self.loaded.part_begins[parts] + grams.positions[at]
-            for item in np.unique(items).tolist():
-                of_item = np.flatnonzero(items == item)
-                hit = which[of_item]
-                covered = _covered(positions[of_item], sizes[hit])
-                coverage = covered / self.loaded.items[item].units
-                if coverage >= self.settings.min_coverage:
-                    begin, longest = _longest(places[hit], sizes[hit])
-                    yield Overlap(item, coverage, longest, len(np.unique(found[hit])), begin)
+            for overlap in self._overlaps(row, grams, hits):
+                other = found.get(overlap.item)
+                if other is not None:  # some fields of the item are in words and others in characters
+                    longer = max(other, overlap, key=lambda one: one.longest)
+                    coverage, count = other.coverage + overlap.coverage, other.grams + overlap.grams
+                    overlap = longer._replace(coverage=coverage, grams=count)
+                found[overlap.item] = overlap
+        return [overlap for _, overlap in sorted(found.items()) if overlap.coverage >= self.settings.min_coverage]
+
+    def _overlaps(self, row: int, grams: Grams, hits: Hits) -> Iterator[Overlap]:
+        """What a document has of each item in words, or in characters."""
+        own = slice(*np.searchsorted(hits.documents, [row, row + 1]).tolist())
+        places, sizes, found = hits.places[own], hits.sizes[own], hits.grams[own]
+        starts, counts = grams.offsets[found], grams.offsets[found + 1] - grams.offsets[found]
+        which = np.repeat(np.arange(len(found)), counts)  # a hit counts for each item that has the n-gram
+        at = np.repeat(starts, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        parts = grams.parts[at]
+        items, positions = self.loaded.part_items[parts], self.loaded.part_begins[parts] + grams.positions[at]
+        for item in np.unique(items).tolist():
+            of_item = np.flatnonzero(items == item)
+            hit = which[of_item]
+            coverage = _covered(positions[of_item], sizes[hit]) / self.loaded.items[item].units
+            begin, longest = _longest(places[hit], sizes[hit])
+            yield Overlap(item, coverage, longest, len(np.unique(found[hit])), begin, grams is self.loaded.characters)
 
     def excerpt(self, row: int, overlap: Overlap) -> str:
         """The text of the longest match."""
-        by_character = bool(self.loaded_by_character(overlap.item))
-        table = next(table for table, grams, _ in self._found if (grams is self.loaded.characters) == by_character)
+        of = self.loaded.characters if overlap.characters else self.loaded.words
+        table = next(table for table, grams, _ in self._found if grams is of)
         begin, end = self._bytes(table, row, overlap.begin, overlap.begin + overlap.longest)
         return self._text(row)[begin:end].decode(errors="replace")[:_SHOWN]
-
-    def loaded_by_character(self, item: int) -> bool:
-        """Whether an item is looked for by characters: whether its n-grams are."""
-        parts = np.flatnonzero(self.loaded.part_items == item)
-        return bool(np.isin(self.loaded.characters.parts, parts).any())
 
     def cuts(self, rows: Iterable[int]) -> Cuts:
         """All matches in some documents with the margin on both sides."""

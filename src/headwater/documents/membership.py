@@ -64,16 +64,27 @@ def _telling(
 ) -> np.ndarray:
     """Which n-grams say enough to tell an item by: [G] bool."""
     data, _ = text_buffer(pa.array(texts, pa.string()))
-    words = [bytes(data[b:e]).decode() for b, e in zip(table.begins.tolist(), table.ends.tolist(), strict=True)]
-    letters = np.concatenate([[0], np.cumsum([any(map(str.isalpha, word)) for word in words])])
-    with_letters = letters[begins + sizes] - letters[begins]
-    telling = with_letters >= LEAST_LETTERS * sizes
+    first = data[table.begins] if len(table.begins) else np.zeros(0, np.uint8)
+    letters = np.concatenate([[0], np.cumsum((first < ord("0")) | (first > ord("9")))])
+    telling = letters[begins + sizes] - letters[begins] >= LEAST_LETTERS * sizes
     if not by_character:  # letters of a script come again sooner
-        hashes = table.hashes
-        for gram in np.flatnonzero(telling).tolist():
-            first, size = begins[gram], sizes[gram]
-            telling[gram] = len(set(hashes[first : first + size].tolist())) >= LEAST_DISTINCT * size
+        distinct = np.empty(len(begins), np.int64)
+        _distinct(table.hashes, begins, sizes, distinct)
+        telling &= distinct >= LEAST_DISTINCT * sizes
     return telling
+
+
+@compiled
+def _distinct(hashes, begins, sizes, counts):  # noqa: ANN001, ANN202
+    """Count the different units of each n-gram."""
+    for gram in range(len(begins)):
+        begin, count = begins[gram], 0
+        for i in range(begin, begin + sizes[gram]):
+            known = False
+            for j in range(begin, i):
+                known |= hashes[j] == hashes[i]
+            count += not known
+        counts[gram] = count
 
 
 def _bits(keys: np.ndarray) -> np.ndarray:
