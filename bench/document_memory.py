@@ -1,6 +1,6 @@
 """Peak memory of the document stages: read, clean, dedup and split of 0.5, 1 and 2 GB of text with two workers.
 
-    python bench/document_memory.py [--gb 0.5 1 2] [--workers 2]
+    python bench/document_memory.py [--gb 0.5 1 2] [--workers 2] [--dedup '{spans: {}}']
 
 Runs `headwater run --until split` and samples the memory of its processes (PSS: shared pages count once) 20 times a second.
 Goal: less than 600 MB on 1 GB of text, and no more when the text doubles.
@@ -29,7 +29,7 @@ clean:
     - {{use: length, min_characters: 100}}
     - {{use: gopher_repetition}}
     - {{use: gopher_quality}}
-dedup: {{}}
+dedup: {dedup}
 split: {{}}
 machine: {{workers: {workers}}}
 """
@@ -57,11 +57,13 @@ def tree_bytes(process: psutil.Process) -> int:
     return total
 
 
-def measure(folder: Path, parts: list[Path], workers: int) -> tuple[dict[str, int], dict[str, float], dict[str, int]]:
+def measure(
+    folder: Path, parts: list[Path], workers: int, dedup: str
+) -> tuple[dict[str, int], dict[str, float], dict[str, int]]:
     """Run the document stages and return the peak memory and seconds of each, and how many documents it leaves."""
     folder.mkdir()
     recipe = folder / "memory.yaml"
-    recipe.write_text(RECIPE.format(paths=", ".join(map(str, parts)), workers=workers), encoding="utf-8")
+    recipe.write_text(RECIPE.format(paths=", ".join(map(str, parts)), workers=workers, dedup=dedup), encoding="utf-8")
     command = [sys.executable, "-m", "headwater", "run", str(recipe), "--until", "split"]
     with (folder / "log.txt").open("w") as log:
         running = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
@@ -81,13 +83,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gb", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="amounts of text [GB]")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--dedup", default="{}", help="settings of dedup, such as '{near: {verify: true}, spans: {}}'")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parts = write_parts(folder, round(max(options.gb) * 1e9))
         for size in options.gb:
             chosen = parts[: round(size * 1e9) // PART_BYTES]
-            peaks, seconds, left = measure(folder / f"run-{size}", chosen, options.workers)
+            peaks, seconds, left = measure(folder / f"run-{size}", chosen, options.workers, options.dedup)
             stages = ", ".join(
                 f"{stage} {peaks.get(stage, 0) / 1e6:.0f} MB {seconds[stage]:.0f} s" for stage in seconds
             )

@@ -16,6 +16,7 @@ tokenizer: {use: train_bpe, vocab_size: 500, weights: {prose: 1, code: 2}}
 initialize: {use: random, model: {hidden_size: 32, num_layers: 1, num_heads: 2, context_length: 128}}
 train: {steps: 5, sequence_length: 64, batch_tokens: 128, mixture: {weights: {prose: 1, code: 1}}}
 evaluate: {context_length: 128, prompts_from: {prose: 2}}
+dedup: {keep: source, sources: [code]}
 """
 
 
@@ -28,6 +29,7 @@ def test_a_recipe_that_fits_is_loaded(tmp_path: Path) -> None:
     ("right", "wrong", "place", "problem"),
     [
         ("sources: [prose]", "sources: [pros]", "3: clean.steps.0.sources", "no source 'pros' in read.sources; did"),
+        ("sources: [code]", "sources: [coed]", "8: dedup.sources", "no source 'coed' in read.sources; did"),
         ("{prose: 1, code: 2}", "{proes: 1}", "4: tokenizer.weights.proes", "no source 'proes' in read.sources; did"),
         ("{prose: 1, code: 1}", "{prose: 1, cod: 1}", "6: train.mixture.weights.cod", "no source 'cod' in"),
         ("weights: {prose: 1, code: 1}", "upsample: {cod: 2}", "6: train.mixture.upsample.cod", "did you mean 'code'?"),

@@ -1,7 +1,7 @@
 """THE FLOW: a recipe's sections become stages, each stage a finished folder, the whole a model with its evidence.
 
-read -> clean -> dedup -> split -+-> tokenizer -+-> initialize -+-> train -> evaluate -> export -> report
-+-> encode <---+---------------+
+read -> clean -> dedup -> decontaminate -> split -+-> tokenizer -+-> initialize -+-> train -> evaluate -> export -> report
+                                                  +-> encode <---+---------------+
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from headwater.model.config import Export
 from headwater.recipe import Recipe
 from headwater.report import Report
 
-DOCUMENTS = ("split", "dedup", "clean", "read")
+DOCUMENTS = ("split", "decontaminate", "dedup", "clean", "read")
 """Who hands on documents: the last of these that is in the recipe."""
 
 FLOW = (
     Stage("read", "headwater.documents.read:read", {}, version=2),
     Stage("clean", "headwater.documents.clean:clean", {"documents": ("read",)}),
-    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[2:]}),
+    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[3:]}, version=2),
+    Stage("decontaminate", "headwater.documents.decontaminate:decontaminate", {"documents": DOCUMENTS[2:]}),
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
     Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
     Stage("encode", "headwater.tokens.encode:encode", {"documents": DOCUMENTS, "tokenizer": ("tokenizer",)}),

@@ -14,6 +14,7 @@ from headwater.core.config import Config, KeyPath, nearest
 from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
 from headwater.documents.clean import Clean
+from headwater.documents.decontaminate import Decontaminate
 from headwater.documents.dedup import Dedup
 from headwater.documents.read import Read
 from headwater.documents.split import Split
@@ -37,7 +38,9 @@ class Recipe(Config):
     clean: Clean | None = None
     """Which documents are kept, and how their text is mended."""
     dedup: Dedup | None = None
-    """Exact and near duplicates."""
+    """What is the same, or nearly, and which copy stays."""
+    decontaminate: Decontaminate | None = None
+    """Overlap with benchmarks, taken out of the documents."""
     split: Split | None = None
     """Which documents are held out from training."""
     tokenizer: Tokenizer | None = None
@@ -131,6 +134,8 @@ def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
         steps = [(recipe.clean.written(index), step.sources or ()) for index, step in enumerate(recipe.clean.steps)]
         for index, names in dict.fromkeys(steps):  # the steps of a preset name its sources each
             yield ("clean", "steps", index, "sources"), names
+    if recipe.dedup:
+        yield ("dedup", "sources"), recipe.dedup.sources
     if isinstance(recipe.tokenizer, TrainBpe):
         yield ("tokenizer", "weights"), recipe.tokenizer.weights or ()
     if recipe.train:

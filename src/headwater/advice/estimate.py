@@ -46,6 +46,7 @@ TYPICAL = {
     "read": Rate(2, 0.03, 1.0, 0, 0.3),
     "clean": Rate(5, 0.08, 0.8, 0, 0.3),
     "dedup": Rate(2, 0.02, 0.9, 0, 0.3),
+    "decontaminate": Rate(3, 0.03, 1.0, 0, 0.3),
     "split": Rate(1, 0.015, 1.0, 0, 0.3),
     "tokenizer": Rate(4, 0.005, 1.0, 2_000_000, 0),
     "encode": Rate(2, 0.03, 1.0, 0, 0.75),

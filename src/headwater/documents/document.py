@@ -95,13 +95,17 @@ def document_ids(texts: pa.StringArray) -> pa.StringArray:
     >>> document_ids(pa.array(["hello"])).to_pylist()
     ['b5e9c1ad071b3e7fc779cfaa5e523818']
     """
-    data, starts = text_buffer(texts)
-    view, ends = data.data, starts.tolist()
-    digests = [xxhash.xxh3_128_digest(view[start:end]) for start, end in pairwise(ends)]
+    digits = text_hashes(texts).tobytes().hex().encode()
     offsets = np.arange(len(texts) + 1, dtype=np.int32) * 32
-    return pa.StringArray.from_buffers(
-        len(texts), pa.py_buffer(offsets.tobytes()), pa.py_buffer(b"".join(digests).hex().encode())
-    )
+    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets.tobytes()), pa.py_buffer(digits))
+
+
+def text_hashes(texts: pa.StringArray) -> np.ndarray:
+    """The xxh3_128 hash of each text, its 16 bytes as two numbers: [D, 2] uint64."""
+    data, starts = text_buffer(texts)
+    view = data.data
+    digests = [xxhash.xxh3_128_digest(view[start:end]) for start, end in pairwise(starts.tolist())]
+    return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
 
 
 def documents_of(source: str, texts: Sequence[str] | pa.StringArray, **columns: Any) -> pa.RecordBatch:

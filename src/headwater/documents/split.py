@@ -82,7 +82,7 @@ def split(settings: Split, inputs: Inputs, out: Workspace) -> Counts:
         highest = _highest_hash(source, of_source, settings)
         cuts.extend(Cut(shard, highest) for shard in of_source)
     work = functools.partial(_split_shard, settings.seed, out.folder)
-    return add_counts(pool.map(work, cuts, out, label="split", name=lambda cut: cut.shard.stem))
+    return add_counts(pool.map(work, cuts, out, label="split", name=lambda cut: cut.shard.stem, threads=True))
 
 
 def _highest_hash(source: str, shards: list[Path], settings: Split) -> int:

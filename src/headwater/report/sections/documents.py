@@ -65,6 +65,7 @@ def funnel(evidence: Evidence) -> Iterator[Block]:
         yield Details(
             "Sizes of clusters of duplicates", [Table("Clusters by size", ["documents in it", "clusters"], rows)]
         )
+    yield from _benchmarks(evidence)
     edited = [
         [stage, rule, whole(count)]
         for stage in evidence.document_stages
@@ -72,6 +73,24 @@ def funnel(evidence: Evidence) -> Iterator[Block]:
     ]
     if edited:
         yield Table("Documents kept with their text changed", ["stage", "rule", "documents"], edited, 2)
+
+
+def _benchmarks(evidence: Evidence) -> Iterator[Block]:
+    """How much of each benchmark was found in the documents."""
+    found = evidence.counts("decontaminate").get("benchmarks", {})
+    if found:
+        rows = [
+            [
+                name,
+                *(
+                    whole(counts[key])
+                    for key in ("items", "items_too_short", "grams", "items_contaminated", "documents")
+                ),
+            ]
+            for name, counts in found.items()
+        ]
+        header = ["benchmark", "items", "too short to look for", "n-grams", "items found", "documents with them"]
+        yield Table("Benchmarks that were looked for in the documents", header, rows)
 
 
 def _outcome(evidence: Evidence, documents_in: int) -> Iterator[list[str]]:
