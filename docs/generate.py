@@ -85,7 +85,9 @@ def _type_text(annotation: Any) -> str:
     """A type as a reader of YAML understands it."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        examples = [m.json_schema["examples"][0] for m in arguments if getattr(m, "json_schema", None)]
+        examples = [
+            m.json_schema["examples"][0] for m in arguments if "examples" in (getattr(m, "json_schema", None) or {})
+        ]
         return f'{_type_text(arguments[0])} or "{examples[0]}"' if examples else _type_text(arguments[0])
     if origin is typing.Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)

@@ -207,7 +207,8 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Say which stages, shards and checkpoints hold some documents, and put them on a removal list."""
-    from headwater.ledger import Search, add_to_list, trace
+    from headwater.documents.removal import Search
+    from headwater.ledger import add_to_list, trace
 
     pairs = [pair.partition("=") for pair in meta]
     if bad := next((pair[0] for pair in pairs if not pair[1]), None):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pyarrow.parquet as pq
@@ -16,47 +15,13 @@ from headwater.core.errors import InputError
 from headwater.core.store import atomic_path, read_json
 from headwater.documents.document import read_batches, shards_in, source_of
 from headwater.documents.inspect import stages_at
+from headwater.documents.removal import Search
 from headwater.tokens.loader import Batches
 from headwater.tokens.shards import HELD_OUT, TRAINING
 from headwater.training.config import Train
 
 PARTS = ("documents", "held_out", "dropped")
 """Folders of shards in a stage of documents."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """Which documents are meant: those that fit everything that is given.
-
-    Attributes:
-        source: name of their source.
-        url: how their address begins.
-        id: how their id begins.
-        meta: fields of their `meta` and the values that these have, such as the author.
-    """
-
-    source: str | None = None
-    url: str | None = None
-    id: str | None = None
-    meta: Mapping[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """What was given, as a line of a removal list."""
-        given = {"source": self.source, "url": self.url, "id": self.id, "meta": dict(self.meta)}
-        return {name: value for name, value in given.items() if value}
-
-    def fits(self, row: Mapping[str, Any]) -> bool:
-        """Whether a document, with `id`, `source`, `url` and `meta`, is meant."""
-        if self.source is not None and row["source"] != self.source:
-            return False
-        if self.url is not None and not (row["url"] or "").startswith(self.url):
-            return False
-        if self.id is not None and not row["id"].startswith(self.id):
-            return False
-        if not self.meta:
-            return True
-        meta = orjson.loads(row["meta"]) if row["meta"] else {}
-        return all(str(meta.get(name)) == value for name, value in self.meta.items())
 
 
 @dataclass(frozen=True)

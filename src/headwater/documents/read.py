@@ -20,9 +20,11 @@ from headwater.documents.common_crawl import CommonCrawl
 from headwater.documents.crawl import Crawl
 from headwater.documents.delimited import Csv
 from headwater.documents.document import SHARD_BYTES, add_counts
+from headwater.documents.files import Paths
 from headwater.documents.formats import JsonLines, Text
 from headwater.documents.huggingface import HuggingFace
 from headwater.documents.python_environment import PythonEnvironment
+from headwater.documents.removal import Removal
 from headwater.documents.repository import Repository
 from headwater.documents.source import Intake, TooManyBadRecordsError
 from headwater.documents.tables import Arrow, Parquet
@@ -58,13 +60,23 @@ class Read(Config):
     shard_bytes: Bytes = Field(default=SHARD_BYTES, ge=1)
     """Most text in a shard [bytes]: the unit of parallel work and of resuming."""
 
+    forget: Paths = ()
+    """Removal lists: documents on them are dropped by rule `forgotten`, and their text is kept nowhere. `headwater forget`
+    writes them, one JSON object on each line: see docs/guides/forget.md."""
+
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, Any]:
         """What is in the sources, as far as the settings do not tell: hashes of files, versions of packages.
 
         Raises:
-            InputError: a source cannot be read; names it.
+            InputError: a source or removal list cannot be read; names it.
         """
-        return {name: _naming(name, lambda s=source: s.fingerprint(hash_file)) for name, source in self.sources.items()}
+        found = {
+            name: _naming(name, lambda s=source: s.fingerprint(hash_file)) for name, source in self.sources.items()
+        }
+        Removal(self.forget)  # a list that cannot be read is told before anything runs
+        return found | (
+            {"read.forget": [hash_file(Path(path).expanduser()) for path in self.forget]} if self.forget else {}
+        )
 
     def input_bytes(self) -> int:
         """Size of all sources as they lie on disk [bytes]."""
@@ -115,6 +127,8 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
     for name in ("parts", "cache"):
         shutil.rmtree(out.folder / name, ignore_errors=True)
     counts = add_counts(result["tally"] for result in results)
+    if settings.forget and not counts["dropped"].get("forgotten"):
+        out.warn("read.forget: no document was on the removal lists")
     for name, of_source in counts["sources"].items():
         of_source["input_bytes"] = sizes[name] or of_source["bytes_in"]
     return counts
@@ -131,7 +145,8 @@ def _parts(name: str, source: Any, part_bytes: int, out: Workspace) -> Sequence[
 def _read_part(settings: Read, folder: Path, job: Job) -> Counts:
     """Read one part into shards of its own."""
     source = settings.sources[job.source]
-    with Intake(job.source, folder, job.name, settings.shard_bytes, settings.max_bad_fraction) as intake:
+    removal = Removal(settings.forget) if settings.forget else None
+    with Intake(job.source, folder, job.name, settings.shard_bytes, settings.max_bad_fraction, removal) as intake:
         try:
             _naming(job.source, lambda: source.read(job.part, intake))
         except TooManyBadRecordsError:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from headwater.core.config import Config
 from headwater.documents.document import DROPPED_SCHEMA, ROW_GROUP_BYTES, Shards, Tally, documents_of, drop
+from headwater.documents.removal import Removal, without_content
 
 PLACES_KEPT = 3
 """Bad records that an error message names."""
@@ -100,8 +101,17 @@ class Intake:
         limit: documents after which there are enough; None for all.
     """
 
-    def __init__(self, source: str, folder: Path, name: str, shard_bytes: int, max_bad_fraction: float) -> None:
+    def __init__(
+        self,
+        source: str,
+        folder: Path,
+        name: str,
+        shard_bytes: int,
+        max_bad_fraction: float,
+        removal: Removal | None = None,
+    ) -> None:
         self.source = source
+        self._removal = removal
         self.tally = Tally(source)
         self.seen = self.bad = 0
         self.places: list[str] = []
@@ -114,7 +124,9 @@ class Intake:
         self._stack = ExitStack()
 
     def add(self, texts: Sequence[str] | pa.StringArray, **columns: Any) -> None:
-        """Take documents; those without a visible character are dropped by rule `empty`.
+        """Take documents, but for those to be forgotten and those without a visible character.
+
+        The rules that drop them are `forgotten`, which keeps no text, and `empty`.
 
         Args:
             texts: the text of each document.
@@ -135,6 +147,10 @@ class Intake:
             batch, visible = batch.slice(0, within), visible.slice(0, within)
         self.seen += batch.num_rows
         self.tally.take(batch)
+        if self._removal is not None and (forgotten := self._removal.fits(batch)).any():
+            self._drop(drop(without_content(batch.filter(pa.array(forgotten))), "read", "forgotten", None, None))
+            left = pa.array(~forgotten)
+            batch, visible = batch.filter(left), visible.filter(left)
         if visible.true_count < batch.num_rows:
             self._drop(drop(batch.filter(pc.call_function("invert", [visible])), "read", "empty", None, None))
             batch = batch.filter(visible)

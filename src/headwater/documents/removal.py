@@ -1,0 +1,108 @@
+"""Documents that are to be forgotten: who they are, and the list of them that `read.forget` names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from headwater.core.errors import InputError
+
+_WHOLE_ID = 32  # hex digits
+_HINT = 'each line is one JSON object, such as {"url": "https://example.org/jane"} or {"meta": {"author": "Jane"}}'
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which documents are meant: those that fit everything that is given.
+
+    Attributes:
+        source: name of their source.
+        url: how their address begins.
+        id: how their id begins.
+        meta: fields of their `meta` and the values that these have, such as the author.
+    """
+
+    source: str | None = None
+    url: str | None = None
+    id: str | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """What was given, as a line of a removal list."""
+        given = {"source": self.source, "url": self.url, "id": self.id, "meta": dict(self.meta)}
+        return {name: value for name, value in given.items() if value}
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        """Whether a document, with `id`, `source`, `url` and `meta`, is meant."""
+        if self.source is not None and row["source"] != self.source:
+            return False
+        if self.url is not None and not (row["url"] or "").startswith(self.url):
+            return False
+        if self.id is not None and not row["id"].startswith(self.id):
+            return False
+        if not self.meta:
+            return True
+        meta = orjson.loads(row["meta"]) if row["meta"] else {}
+        return all(str(meta.get(name)) == value for name, value in self.meta.items())
+
+
+class Removal:
+    """Removal lists, read: what is on them is never a document again."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        """Read the lists.
+
+        Raises:
+            InputError: a list cannot be read, or a line of it says nothing that can be looked for.
+        """
+        searches = [search for path in paths for search in _read(Path(path).expanduser())]
+        whole = [
+            search for search in searches if search.to_json().keys() == {"id"} and len(search.id or "") == _WHOLE_ID
+        ]
+        self._ids = {search.id for search in whole}
+        self._searches = [search for search in searches if search not in whole]
+
+    def fits(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Which documents of a batch are on the lists [documents] bool."""
+        ids = batch.column("id").to_pylist()
+        found = np.array([identifier in self._ids for identifier in ids], np.bool_)
+        if self._searches:
+            rows = batch.select(["id", "source", "url", "meta"]).to_pylist()
+            found |= np.array([any(search.fits(row) for search in self._searches) for row in rows], np.bool_)
+        return found
+
+
+def without_content(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Documents of which nothing is left but id, source and licence: even what is dropped would else be kept."""
+    empty = {"text": pa.repeat(pa.scalar(""), batch.num_rows)}
+    empty |= {name: pa.nulls(batch.num_rows, pa.string()) for name in ("url", "date", "meta")}
+    columns = [empty.get(name, column) for name, column in zip(batch.schema.names, batch.columns, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def _read(path: Path) -> list[Search]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+        raise InputError(problem, place=str(path), hint="headwater forget ... --add-to makes it") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            given = orjson.loads(line)
+            meta = {str(name): str(value) for name, value in given.pop("meta", {}).items()}
+            search = Search(meta=meta, **{name: str(value) for name, value in given.items()})
+        except (ValueError, TypeError, AttributeError):
+            raise InputError("is no line of a removal list", place=f"{path}:{number}", hint=_HINT) from None
+        if not search.to_json():
+            raise InputError("says nothing: it would forget every document", place=f"{path}:{number}", hint=_HINT)
+        found.append(search)
+    return found
