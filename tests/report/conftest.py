@@ -86,7 +86,12 @@ def clean(settings: Made, inputs: Inputs, out: Workspace) -> Counts:
         count = pc.cast(pc.add(pc.count_substring(batch.column("text"), " "), 1), pa.float64())
         return pc.less(count, settings.min_words), "gopher_quality.min_words", count, float(settings.min_words)
 
-    return add_counts([{"edited": {"normalise_spaces": 31}}, curate(inputs, out, "clean", judge)])
+    by_step = {
+        "edited": {"normalise_spaces": 31},
+        "sensitivity": {"0": {"min_words": {"judged": 800, "dropped": 20, "stricter": 33, "looser": 12}}},
+        "found": {"0": {"ip_address": 7}},
+    }
+    return add_counts([by_step, curate(inputs, out, "clean", judge)])
 
 
 def dedup(settings: Made, inputs: Inputs, out: Workspace) -> Counts:

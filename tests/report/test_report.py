@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from headwater.core.stage import Workspace
 from headwater.core.store import read_json
+from headwater.documents.document import read_batches, shards_in
 from headwater.report import Report, figures, report
 from headwater.report.evidence import Evidence
 from headwater.report.page import fenced, plain, visible
@@ -291,3 +292,24 @@ def test_many_reasons_still_fit_in_the_funnel() -> None:
     assert "rule_3<" not in figure.wide
     assert f"{40 - figures.MOST_BARS + 1} other reasons" in figure.wide
     assert "180 (18.0 %) are kept" in figure.description
+
+
+def test_how_much_hangs_on_each_threshold_is_told(twin: str) -> None:
+    assert "| length.min_words | 20 | 800 | 20 | 13 | 8 |" in twin
+    assert "| length | ip address | 7 |" in twin
+
+
+def test_kept_documents_are_a_fair_sample_of_each_source(made_run: Run, twin: str) -> None:
+    evidence = Evidence({name: step.folder for name, step in made_run.steps.items()}, made_run.machine)
+    sample = evidence.sample_of_kept(3)
+    assert {name: len(rows) for name, rows in sample.items()} == {"prose": 3, "code": 3}
+    everything = [
+        row
+        for shard in shards_in(made_run.steps["split"].folder / "documents")
+        for batch in read_batches(shard)
+        for row in batch.to_pylist()
+    ]
+    for name, rows in sample.items():
+        ids = sorted(row["id"] for row in everything if row["source"] == name)
+        assert [row["id"] for row in rows] == ids[:3]
+    assert "### prose (3 documents)" in twin

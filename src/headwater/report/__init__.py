@@ -25,10 +25,12 @@ class Report(Config):
     """Heading of the report. Default: the recipe's name."""
     about: str = ""
     """What the run is for, in a sentence under the heading. Default: the recipe's `about`."""
-    samples_per_reason: int = Field(default=5, ge=0, le=100)
+    samples_per_reason: int = Field(default=20, ge=0, le=100)
     """Dropped documents to show for each reason."""
+    samples_per_source: int = Field(default=3, ge=0, le=100)
+    """Kept documents to show of each source."""
     sample_characters: int = Field(default=600, ge=20, le=100_000)
-    """Length at which the text of a dropped document is cut [characters]."""
+    """Length at which the text of a document is cut [characters]."""
 
 
 def report(settings: Report, inputs: Inputs, out: Workspace) -> Counts:

@@ -135,7 +135,8 @@ def _personal_data(evidence: Evidence) -> str:
             "Nothing was done about personal data: names, addresses, e-mail addresses and the like may be in the text."
         )
     edited = sum(count for rule, count in evidence.counts("clean").get("edited", {}).items() if "personal_data" in rule)
-    found = evidence.counts("clean").get("personal_data", {})
+    at = str(evidence.settings("clean")["steps"].index(steps[0]))
+    found = evidence.counts("clean").get("found", {}).get(at, {})
     lines = [f"The cleaning step `personal_data` ran: {_settings(steps[0])}. It changed {plural(edited, 'document')}."]
     lines += [f"- {kind}: {whole(count)} found" for kind, count in found.items() if isinstance(count, int)]
     return "\n".join([*lines, "", "It finds what has a form, such as numbers and addresses; names of people stay."])

@@ -13,7 +13,7 @@ import pyarrow as pa
 from headwater.core.hardware import Machine
 from headwater.core.log import read_metrics
 from headwater.core.store import read_json
-from headwater.documents.document import read_batches, shards_in
+from headwater.documents.document import read_batches, shards_in, source_of
 
 Json = dict[str, Any]
 Document = dict[str, Any]
@@ -80,6 +80,25 @@ class Evidence:
             for rule in sorted(rules, key=lambda name: -rules[name]["documents"]):
                 if rules[rule]["documents"]:
                     found[stage, rule] = rules[rule]
+        return found
+
+    def sample_of_kept(self, per_source: int) -> dict[str, list[Document]]:
+        """Some documents of each source that went on to the tokenizer; a fair sample, the same on every run.
+
+        As many as are asked for with the smallest ids, looked for in the first shards of a source: enough of them to
+        hold a hundred times as many.
+        """
+        found: dict[str, list[Document]] = {}
+        looked: dict[str, int] = {}
+        for shard in shards_in(self.folders[self.document_stages[-1]] / "documents"):
+            source = source_of(shard)
+            if looked.get(source, 0) >= 100 * per_source:
+                continue
+            for batch in read_batches(shard):
+                looked[source] = looked.get(source, 0) + batch.num_rows
+                first = np.argsort(batch.column("id").to_numpy(zero_copy_only=False))[:per_source]
+                rows = found.get(source, []) + batch.take(pa.array(first)).to_pylist()
+                found[source] = sorted(rows, key=lambda row: row["id"])[:per_source]
         return found
 
     def dropped_documents(self, stage: str, per_rule: int) -> dict[str, list[Document]]:

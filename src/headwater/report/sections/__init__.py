@@ -15,6 +15,7 @@ def compose(evidence: Evidence, settings: Report) -> Page:
         Section("learning", "How it learnt", list(model.learning(evidence))),
         Section("documents", "What became of the documents", list(documents.funnel(evidence))),
         Section("dropped", "What was dropped, and why", list(documents.dropped(evidence, settings))),
+        Section("kept", "What was kept", list(documents.kept(evidence, settings))),
         Section("sources", "Sources and licences", list(documents.sources(evidence))),
         Section("tokenizer", "Tokenizer", list(documents.tokenizer(evidence))),
         Section("first-step", "First-step check", list(model.first_step(evidence))),

@@ -66,6 +66,8 @@ def funnel(evidence: Evidence) -> Iterator[Block]:
             "Sizes of clusters of duplicates", [Table("Clusters by size", ["documents in it", "clusters"], rows)]
         )
     yield from _benchmarks(evidence)
+    yield from _sensitivity(evidence)
+    yield from _found(evidence)
     edited = [
         [stage, rule, whole(count)]
         for stage in evidence.document_stages
@@ -91,6 +93,40 @@ def _benchmarks(evidence: Evidence) -> Iterator[Block]:
         ]
         header = ["benchmark", "items", "too short to look for", "n-grams", "items found", "documents with them"]
         yield Table("Benchmarks that were looked for in the documents", header, rows)
+
+
+def _sensitivity(evidence: Evidence) -> Iterator[Block]:
+    """How much hangs on the threshold of each cleaning rule."""
+    steps = evidence.settings("clean").get("steps", [])
+    rows = []
+    for index, rules in evidence.counts("clean").get("sensitivity", {}).items():
+        for rule, counts in rules.items():
+            more, fewer = counts["stricter"] - counts["dropped"], counts["dropped"] - counts["looser"]
+            if not (counts["dropped"] or more):
+                continue
+            step = steps[int(index)]
+            named = f"{step['use']}.{rule}" + (f" ({', '.join(step['sources'])})" if step.get("sources") else "")
+            limit = significant(step.get(rule), 4) if isinstance(step.get(rule), int | float) else ABSENT
+            rows.append(
+                [named, limit, *(whole(number) for number in (counts["judged"], counts["dropped"], more, fewer))]
+            )
+    if rows:
+        header = ["rule", "threshold", "documents judged", "dropped", "more if 10 % stricter", "fewer if 10 % looser"]
+        caption = "How many more or fewer documents each rule alone would drop if its threshold were moved"
+        yield Details("How much hangs on each threshold", [Table(caption, header, rows)])
+
+
+def _found(evidence: Evidence) -> Iterator[Block]:
+    """What cleaning steps found inside of texts, such as personal data."""
+    steps = evidence.settings("clean").get("steps", [])
+    rows = [
+        [steps[int(index)]["use"], words(kind), whole(count)]
+        for index, kinds in evidence.counts("clean").get("found", {}).items()
+        for kind, count in kinds.items()
+        if count
+    ]
+    if rows:
+        yield Table("What cleaning steps found inside of texts", ["step", "what", "times"], rows, 2)
 
 
 def _outcome(evidence: Evidence, documents_in: int) -> Iterator[list[str]]:
@@ -129,6 +165,21 @@ def dropped(evidence: Evidence, settings: Report) -> Iterator[Block]:
         if rows:
             excerpts = [_excerpt(row, originals.get(row["detail"]), settings.sample_characters) for row in rows]
             yield Details(summary, excerpts, unfolded=(stage, rule) == most)
+
+
+def kept(evidence: Evidence, settings: Report) -> Iterator[Block]:
+    """Some documents that were kept, of each source."""
+    if not evidence.document_stages or not settings.samples_per_source:
+        return
+    found = evidence.sample_of_kept(settings.samples_per_source)
+    yield Text(f"A fair sample of what the model learns from, cut after {settings.sample_characters} characters.")
+    for source, rows in found.items():
+        excerpts = []
+        for row in rows:
+            facts = [("from", row["url"]), ("licence", row["licence"]), ("language", row["language"])]
+            texts = [("kept", _cut(row["text"], settings.sample_characters))]
+            excerpts.append(Excerpt([(name, value) for name, value in facts if value], texts))
+        yield Details(f"{source} ({plural(len(rows), 'document')})", excerpts)
 
 
 def _excerpt(row: Document, original: Document | None, characters: int) -> Excerpt:
