@@ -164,7 +164,7 @@ def dropped(evidence: Evidence, settings: Report) -> Iterator[Block]:
         summary = f"{stage}: {rule} ({plural(counts['documents'], 'document')}, {format_bytes(counts['bytes'])})"
         if rows:
             excerpts = [_excerpt(row, originals.get(row["detail"]), settings.sample_characters) for row in rows]
-            yield Details(summary, excerpts, unfolded=(stage, rule) == most)
+            yield Details(summary, excerpts, unfolded=(stage, rule) == most and len(rows) <= 5)
 
 
 def kept(evidence: Evidence, settings: Report) -> Iterator[Block]:
