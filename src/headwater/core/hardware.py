@@ -79,6 +79,11 @@ def set_environment(**variables: str) -> None:
         os.environ.setdefault(name, value)
 
 
+def environment_without(*names: str) -> dict[str, str]:
+    """The environment variables for a program that is started, but for some."""
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
 def keep_compiled_code(folder: Path) -> None:
     """Have torch keep the machine code that it compiles in `folder`, where no other program breaks or removes it."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

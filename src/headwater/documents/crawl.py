@@ -20,8 +20,7 @@ from headwater.core.errors import InputError, MissingExtraError
 from headwater.core.log import logger
 from headwater.core.store import atomic_path, read_json, write_json
 from headwater.core.units import Bytes, Count
-from headwater.documents.extract import MAX_PAGE_BYTES, PageError, Tier, check, decode, extract
-from headwater.documents.extract import _without_floods as without_floods
+from headwater.documents.extract import MAX_PAGE_BYTES, PageError, Tier, check, decode, extract, without_floods
 from headwater.documents.files import Paths, find, whole
 from headwater.documents.source import Intake, SourceSettings
 

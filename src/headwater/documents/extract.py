@@ -86,7 +86,7 @@ def extract(html: bytes, tier: Tier, charset: str | None = None, max_bytes: int 
         MissingExtraError: a package is not installed.
     """
     check(html, max_bytes)
-    page, charset = decode(_without_floods(html), charset)
+    page, charset = decode(without_floods(html), charset)
     try:
         found = _precise(page) if tier == "precise" else _resiliparse(page, tier)
     except (ValueError, RecursionError, RuntimeError) as error:  # what the parsers raise on what they cannot parse
@@ -144,7 +144,7 @@ def _check_attributes(html: bytes) -> None:
         place = end
 
 
-def _without_floods(html: bytes) -> bytes:
+def without_floods(html: bytes) -> bytes:
     """Cut off the attributes of a tag beyond MAX_ATTRIBUTES; scripts may be cut as well, which are never read.
 
     What is between two `>` is a tag at most, from its first `<` on, and can end with the beginning of another one. Values in

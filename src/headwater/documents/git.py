@@ -7,7 +7,6 @@ runs, and what is read is exactly what the commit says.
 from __future__ import annotations
 
 import functools
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from headwater.core.config import nearest
 from headwater.core.errors import InputError, MissingExtraError
+from headwater.core.hardware import environment_without
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REMOTE = re.compile(r"(?:https?|ssh|git|file)://|[\w.-]+@[\w.-]+:")
@@ -233,8 +233,7 @@ def _command(arguments: list[str], folder: Path | None) -> list[str]:
 def _environment() -> dict[str, str]:
     """The environment without what would point git at another repository, and with messages in English."""
     elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
-    ours = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    return {name: value for name, value in os.environ.items() if name not in elsewhere} | ours
+    return environment_without(*elsewhere) | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 
 
 def _git(arguments: list[str], folder: Path | None = None, place: str = "") -> bytes:
