@@ -17,10 +17,10 @@ from collections import Counter
 from pathlib import Path
 
 from headwater.core.hardware import processor_name
-from headwater.documents.c4 import C4
+from headwater.documents.cleaning.c4 import C4
+from headwater.documents.cleaning.features import Features
+from headwater.documents.cleaning.filters import FineWebQuality, GopherQuality, GopherRepetition
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
-from headwater.documents.filters import FineWebQuality, GopherQuality, GopherRepetition
 from peers.environment import PEERS, python_of
 from peers.varied import documents
 

@@ -19,11 +19,11 @@ import pyarrow as pa
 
 from headwater.core.hardware import Machine, processor_name
 from headwater.core.stage import Workspace
-from headwater.documents.benchmarks import load
 from headwater.documents.decontaminate import Decontaminate, decontaminate
 from headwater.documents.document import Shards, documents_of
-from headwater.documents.membership import find
-from headwater.documents.shingles import units
+from headwater.documents.overlap.benchmarks import load
+from headwater.documents.overlap.membership import find
+from headwater.documents.text.shingles import units
 from peers import texts as sample
 
 BENCH = sample.BOOKS.parents[1] / "bench"

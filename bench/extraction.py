@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from headwater.core.hardware import processor_name
-from headwater.documents.extract import extract
+from headwater.documents.sources.extract import extract
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "web" / "article-extraction-benchmark"
 WORD = re.compile(r"\w+")

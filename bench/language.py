@@ -19,9 +19,9 @@ from collections.abc import Iterator
 import zstandard
 
 from headwater.core.hardware import processor_name
-from headwater.documents.classify import Language
+from headwater.documents.cleaning.classify import Language
+from headwater.documents.cleaning.features import Features
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
 from peers.varied import DATA
 
 UDHR = {

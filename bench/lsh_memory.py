@@ -21,9 +21,9 @@ import numpy as np
 
 from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
-from headwater.documents import clusters, near, partitions
-from headwater.documents.clusters import Sketch
 from headwater.documents.dedup import Dedup, _find_clusters, _Work
+from headwater.documents.overlap import clusters, near, partitions
+from headwater.documents.overlap.clusters import Sketch
 
 SHARD, BANDS = 10_000, 14
 
@@ -60,8 +60,8 @@ def peak_bytes() -> int:
 
 def measure(folder: Path) -> None:
     """Find the clusters of the sketches in a folder, and print what it took."""
-    from headwater.documents.sketch import choose_best, unite, unite_pairs
-    from headwater.documents.sketch import clusters as flat
+    from headwater.documents.overlap.sketch import choose_best, unite, unite_pairs
+    from headwater.documents.overlap.sketch import clusters as flat
 
     for dtype in (np.int32, np.int64):  # compile before memory is measured
         parents = np.arange(2, dtype=dtype)

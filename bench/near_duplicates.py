@@ -27,9 +27,9 @@ from headwater.core.hardware import Machine, processor_name
 from headwater.core.stage import Workspace
 from headwater.documents.dedup import Dedup, dedup
 from headwater.documents.document import Shards, documents_of, read_batches, shards_in
-from headwater.documents.near import NearDuplicates
-from headwater.documents.shingles import gram_hashes, units
-from headwater.documents.sketch import minhash
+from headwater.documents.overlap.near import NearDuplicates
+from headwater.documents.overlap.sketch import minhash
+from headwater.documents.text.shingles import gram_hashes, units
 from peers import texts as sample
 from peers.environment import PEERS, python_of
 

@@ -23,9 +23,9 @@ from typing import Any
 import zstandard
 
 from headwater.core.hardware import processor_name
+from headwater.documents.cleaning.features import Features
+from headwater.documents.cleaning.redact import PersonalData
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
-from headwater.documents.redact import PersonalData
 from peers.environment import PEERS, python_of
 from peers.varied import DATA
 from peers.varied import documents as varied

@@ -28,8 +28,8 @@ from pydivsufsort import divsufsort, kasai
 from headwater.core.hardware import Machine, processor_name
 from headwater.core.stage import Workspace
 from headwater.documents.document import Shards, documents_of, read_batches, shards_in
-from headwater.documents.shingles import units
-from headwater.documents.spans import RepeatedSpans, SpanSearch
+from headwater.documents.overlap.spans import RepeatedSpans, SpanSearch
+from headwater.documents.text.shingles import units
 from peers.texts import BOOKS, sentences
 
 LEAST = 50

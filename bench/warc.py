@@ -21,8 +21,8 @@ from pathlib import Path
 
 from headwater.core.hardware import Machine, processor_name
 from headwater.core.stage import Workspace
-from headwater.documents.archives import Damage, records
 from headwater.documents.read import Read, read
+from headwater.documents.sources.archives import Damage, records
 from peers.environment import PEERS, python_of
 
 WEB = Path(__file__).resolve().parents[2] / "shared" / "data" / "web"

@@ -207,7 +207,7 @@ def forget(
     as_json: Json = False,
 ) -> None:
     """Say which stages, shards and checkpoints hold some documents, and put them on a removal list."""
-    from headwater.documents.removal import Search
+    from headwater.documents.sources.removal import Search
     from headwater.ledger import add_to_list, trace
 
     pairs = [pair.partition("=") for pair in meta]

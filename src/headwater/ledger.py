@@ -15,7 +15,7 @@ from headwater.core.errors import InputError
 from headwater.core.store import atomic_path, read_json
 from headwater.documents.document import read_batches, shards_in, source_of
 from headwater.documents.inspect import stages_at
-from headwater.documents.removal import Search
+from headwater.documents.sources.removal import Search
 from headwater.tokens.loader import Batches
 from headwater.tokens.shards import HELD_OUT, TRAINING
 from headwater.training.config import Train

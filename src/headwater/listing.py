@@ -20,8 +20,8 @@ from headwater.core.config import nearest
 from headwater.core.errors import HeadwaterError, InputError
 from headwater.core.store import read_json
 from headwater.core.units import format_bytes
-from headwater.documents import presets
 from headwater.documents.clean import Clean
+from headwater.documents.cleaning import presets
 from headwater.documents.read import Read
 from headwater.flow import FLOW, REPORT
 from headwater.recipe import Recipe, shipped

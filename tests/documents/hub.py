@@ -95,7 +95,7 @@ def hub_of(hub: Hub, monkeypatch: Any) -> Iterator[Server]:
     """Let the library take a server of this machine for the hub."""
     from huggingface_hub import HfFileSystem, constants
 
-    from headwater.documents.huggingface import _on_the_hub
+    from headwater.documents.sources.huggingface import _on_the_hub
 
     with serving(hub.answer) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)

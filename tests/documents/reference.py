@@ -11,8 +11,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from headwater.documents import characters as c
-from headwater.documents.words import CHUNK
+from headwater.documents.text import characters as c
+from headwater.documents.text.words import CHUNK
 
 DIGITS = "0123456789"
 TERMINALS = c.code_points(c.TERMINALS)

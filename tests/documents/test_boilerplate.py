@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from headwater.documents import boilerplate
 from headwater.documents.clean import Clean, clean
+from headwater.documents.cleaning import boilerplate
 from headwater.documents.document import SCHEMA, Shards, documents_of, shards_in
 
 from . import corpus

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from headwater.documents.c4 import C4, _count_sentences
+from headwater.documents.cleaning.c4 import C4, _count_sentences
+from headwater.documents.cleaning.features import Features
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
 
 GOOD = "The river rose in the night.\nBy morning the people had left.\nWe walked along the bank.\n"
 GOOD += "There was mud on every field.\nNo one had seen it so high."

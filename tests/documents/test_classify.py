@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from headwater.documents.classify import Language
+from headwater.documents.cleaning.classify import Language
+from headwater.documents.cleaning.features import Features
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
 
 TEXTS = {
     "en": "The committee will meet again on Thursday to discuss the new bridge across the river.",

@@ -13,8 +13,8 @@ from headwater.core.config import validate
 from headwater.core.errors import EmptyResultError, MissingExtraError, RecipeError
 from headwater.core.stage import Counts
 from headwater.documents.clean import Clean, clean
+from headwater.documents.cleaning.filters import GopherRepetition
 from headwater.documents.document import DROPPED_SCHEMA, SCHEMA, read_batches, shards_in
-from headwater.documents.filters import GopherRepetition
 
 from . import corpus
 

@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
-from headwater.documents import remote
-from headwater.documents.common_crawl import CommonCrawl, _listing
 from headwater.documents.document import read_batches, shards_in
 from headwater.documents.read import Read, read
-from headwater.documents.remote import RemoteFile
+from headwater.documents.sources import remote
+from headwater.documents.sources.common_crawl import CommonCrawl, _listing
+from headwater.documents.sources.remote import RemoteFile
 
 from .archive_files import ARTICLE, html, warc
 from .archive_files import http as response

@@ -24,7 +24,7 @@ pytest.importorskip("protego", reason="needs headwater[web]")
 pytest.importorskip("httpx", reason="needs headwater[web]")
 pytest.importorskip("resiliparse", reason="needs headwater[web]")
 
-from headwater.documents import web_client
+from headwater.documents.sources import web_client
 
 WORDS = "The river rises in the hills and runs past the mill to the sea, as it has done for many thousands of years. "
 
@@ -469,7 +469,7 @@ def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     import sys
 
     monkeypatch.setitem(sys.modules, "protego", None)
-    monkeypatch.delitem(sys.modules, "headwater.documents.web_client")
+    monkeypatch.delitem(sys.modules, "headwater.documents.sources.web_client")
     source = {"use": "crawl", "urls": ["https://example.org/"], "contact": "me@example.org"}
     with pytest.raises(MissingExtraError, match="needs the package protego") as caught:
         run(tmp_path / "out", source)

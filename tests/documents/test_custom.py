@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from headwater.core.errors import InputError
 from headwater.core.store import hash_file
 from headwater.documents.clean import Clean
-from headwater.documents.custom import PythonStep
+from headwater.documents.cleaning.custom import PythonStep
+from headwater.documents.cleaning.features import Features
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
 
 ROWS = documents_of("web", ["short", "a longer text"], licence=["MIT", "GPL-3.0"])
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.documents import partitions
-from headwater.documents.cuts import Cuts, cut
+from headwater.documents.overlap import partitions
+from headwater.documents.overlap.cuts import Cuts, cut
 
 STRETCH = st.tuples(st.integers(0, 3), st.integers(0, 30), st.integers(0, 10))
 

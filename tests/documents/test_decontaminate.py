@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.stage import Counts
-from headwater.documents.benchmarks import Sizes, load
 from headwater.documents.decontaminate import REPORT, Decontaminate, decontaminate
+from headwater.documents.overlap.benchmarks import Sizes, load
 
 from . import corpus, reference
 
@@ -311,8 +311,8 @@ def test_planted_items_are_found_in_real_prose_and_nothing_else(
 
 def test_hits_equal_those_of_plain_python(tmp_path: Path, real: dict[str, Any]) -> None:
     """Train questions of gsm8k against its test questions: the same n-grams as sets of tuples have."""
-    from headwater.documents.membership import find
-    from headwater.documents.shingles import units
+    from headwater.documents.overlap.membership import find
+    from headwater.documents.text.shingles import units
 
     settings = Decontaminate.model_validate({"benchmarks": {"gsm8k": real["gsm8k"]}})
     loaded = load(settings.benchmarks, settings.words, settings.characters)

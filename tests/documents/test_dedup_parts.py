@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from headwater.core.errors import InputError
 from headwater.core.stage import Counts
-from headwater.documents import partitions
-from headwater.documents.clusters import normal_url
 from headwater.documents.dedup import Dedup, dedup
 from headwater.documents.document import SCHEMA, Shards, documents_of
+from headwater.documents.overlap import partitions
+from headwater.documents.overlap.clusters import normal_url
 
 from . import corpus, reference
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headwater.documents.docstrings import docstrings
+from headwater.documents.sources.docstrings import docstrings
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 

@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headwater.core.errors import MissingExtraError
-from headwater.documents import extract as module
-from headwater.documents.extract import MAX_DEPTH, MAX_TAGS, PageError, Tier, decode, extract
+from headwater.documents.sources import extract as module
+from headwater.documents.sources.extract import MAX_DEPTH, MAX_TAGS, PageError, Tier, decode, extract
 
 TIERS = get_args(Tier)
 ROOT = Path(__file__).parents[2]

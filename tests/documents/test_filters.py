@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from headwater.documents.cleaning.features import Features
+from headwater.documents.cleaning.filters import Code, FineWebQuality, GopherQuality, GopherRepetition, Length
+from headwater.documents.cleaning.steps import CleaningStep, Verdict
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
-from headwater.documents.filters import Code, FineWebQuality, GopherQuality, GopherRepetition, Length
-from headwater.documents.steps import CleaningStep, Verdict
 
 from . import reference
 

@@ -22,7 +22,7 @@ from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
 from headwater.documents.read import Read, read
 from pathlib import Path
-import headwater.documents.tables, headwater.documents.delimited
+import headwater.documents.sources.tables, headwater.documents.sources.delimited
 folder, use = sys.argv[1:]
 def attempt(paths, out):
     try:

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from headwater.core.errors import MissingExtraError
 from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
-from headwater.documents.dataset_layout import licence_of_card, splits_of
 from headwater.documents.read import Read, read
+from headwater.documents.sources.dataset_layout import licence_of_card, splits_of
 
 from .hub import COMMIT, REPO, Hub, hub_of
 from .reading import fingerprint, problem_of, run, texts
@@ -313,8 +313,8 @@ def test_settings_load_no_library() -> None:
 def test_workers_do_not_ask_which_commit_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A branch that moves while a dataset is read must not mix two commits."""
     from headwater.documents.document import SHARD_BYTES
-    from headwater.documents.huggingface import HuggingFace, _on_the_hub
-    from headwater.documents.source import Intake
+    from headwater.documents.sources.huggingface import HuggingFace, _on_the_hub
+    from headwater.documents.sources.source import Intake
 
     with hub_of(Hub(FILES, CARD), monkeypatch) as server:
         source = HuggingFace(use="huggingface", repo=REPO)

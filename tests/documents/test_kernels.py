@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headwater.documents import kernels
-from headwater.documents.kernels import ENDS_IN_ELLIPSIS, ENDS_SENTENCE, HAS_BULLET, IS_BLANK
-from headwater.documents.words import Words, words
+from headwater.documents.text import kernels
+from headwater.documents.text.kernels import ENDS_IN_ELLIPSIS, ENDS_SENTENCE, HAS_BULLET, IS_BLANK
+from headwater.documents.text.words import Words, words
 
 from . import reference
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headwater.documents.licences import licence_of_name, licence_of_package, licence_of_text
+from headwater.documents.sources.licences import licence_of_name, licence_of_package, licence_of_text
 
 BSD3 = (
     "Redistribution and use in source and binary forms ... Redistributions in binary form must ... Neither the name of"

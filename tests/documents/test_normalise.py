@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from headwater.documents.cleaning.features import Features
+from headwater.documents.cleaning.normalise import Normalise
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
-from headwater.documents.normalise import Normalise
 
 PIECES = st.sampled_from(
     ["a", " ", "\t", "\n", "\r", "\r\n", "\x00", "\x85", "\u2028", "\ufeff", "e\u0301", "é", "ﬁ", "\x7f", "\x9b"]

@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from headwater.core.errors import InputError
+from headwater.documents.cleaning.features import Features
+from headwater.documents.cleaning.policy import Licence, Url, normal_url
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
-from headwater.documents.policy import Licence, Url, normal_url
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from ruamel.yaml import YAML
 
 from headwater.core import config
 from headwater.core.errors import RecipeError
-from headwater.documents import presets
-from headwater.documents.classify import _model
 from headwater.documents.clean import Clean, clean
+from headwater.documents.cleaning import presets
+from headwater.documents.cleaning.classify import _model
+from headwater.documents.cleaning.features import Features
+from headwater.documents.cleaning.filters import FineWebQuality, GopherQuality, GopherRepetition
+from headwater.documents.cleaning.steps import CleaningStep
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
-from headwater.documents.filters import FineWebQuality, GopherQuality, GopherRepetition
-from headwater.documents.steps import CleaningStep
 
 from . import corpus
 

@@ -14,9 +14,9 @@ from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
 from headwater.documents.document import read_batches, shards_in
-from headwater.documents.python_environment import PythonEnvironment, packages_installed
 from headwater.documents.read import Read, read
-from headwater.documents.source import MAX_RECORD_BYTES
+from headwater.documents.sources.python_environment import PythonEnvironment, packages_installed
+from headwater.documents.sources.source import MAX_RECORD_BYTES
 
 
 def run(folder: Path, **source: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:

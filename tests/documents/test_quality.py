@@ -14,8 +14,8 @@ import pytest
 from headwater.core.errors import InputError
 from headwater.core.store import HashMemory
 from headwater.documents.clean import Clean, clean
-from headwater.documents.linear import LinearModel, isotonic, platt, report
-from headwater.documents.quality import TrainedQuality, train
+from headwater.documents.cleaning.linear import LinearModel, isotonic, platt, report
+from headwater.documents.cleaning.quality import TrainedQuality, train
 
 from . import corpus
 

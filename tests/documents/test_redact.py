@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from headwater.documents.clean import Clean, clean
+from headwater.documents.cleaning.features import Features
+from headwater.documents.cleaning.identifiers import DETECTORS, is_card, is_iban
+from headwater.documents.cleaning.national_ids import NATIONAL_IDS
+from headwater.documents.cleaning.redact import PersonalData
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
-from headwater.documents.identifiers import DETECTORS, is_card, is_iban
-from headwater.documents.national_ids import NATIONAL_IDS
-from headwater.documents.redact import PersonalData
 
 from . import corpus
 

@@ -11,7 +11,7 @@ from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
 from headwater.documents.document import documents_of, read_batches, shards_in
 from headwater.documents.read import Read, read
-from headwater.documents.removal import Removal, Search
+from headwater.documents.sources.removal import Removal, Search
 
 LINES = [
     {"text": "by Jane about one", "url": "https://example.org/jane/1", "author": "Jane"},

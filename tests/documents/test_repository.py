@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from headwater.core.errors import InputError, MissingExtraError
 from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
-from headwater.documents import git
-from headwater.documents.licences import licence_of_files, licence_of_header, licence_of_text
-from headwater.documents.programming_languages import BY_ENDING, language_of, unwanted_content, unwanted_name
 from headwater.documents.read import Read, read
+from headwater.documents.sources import git
+from headwater.documents.sources.licences import licence_of_files, licence_of_header, licence_of_text
+from headwater.documents.sources.programming_languages import BY_ENDING, language_of, unwanted_content, unwanted_name
 
 from .reading import fingerprint, problem_of, run, texts
 
@@ -315,7 +315,7 @@ def test_an_unknown_language_names_the_nearest() -> None:
 
 
 def test_every_ending_stands_for_one_language() -> None:
-    from headwater.documents.programming_languages import _ENDINGS
+    from headwater.documents.sources.programming_languages import _ENDINGS
 
     endings = [ending for line in _ENDINGS.strip().splitlines() for ending in line.split(": ")[1].split()]
     assert len(endings) == len(set(endings)) == len(BY_ENDING)

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headwater.documents.document import text_buffer
-from headwater.documents.shingles import gram_hashes, units
-from headwater.documents.sketch import minhash
+from headwater.documents.overlap.sketch import minhash
+from headwater.documents.text.shingles import gram_hashes, units
 
 from . import reference
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headwater.documents import sketch
-from headwater.documents.sketch import clusters, minhash, unite
+from headwater.documents.overlap import sketch
+from headwater.documents.overlap.sketch import clusters, minhash, unite
 
 from . import reference
 

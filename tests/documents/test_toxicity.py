@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from headwater.core.errors import InputError
+from headwater.documents.cleaning.features import Features
+from headwater.documents.cleaning.toxicity import Toxicity
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
-from headwater.documents.toxicity import Toxicity
 
 
 def test_words_phrases_and_shares(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 import zstandard
 
 from headwater.core.errors import InputError, MissingExtraError
-from headwater.documents import urls
+from headwater.documents.sources import urls
 
 from .reading import fingerprint, problem_of, run, texts
 from .servers import serving

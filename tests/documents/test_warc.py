@@ -23,11 +23,11 @@ from ruamel.yaml import YAML
 from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
-from headwater.documents.archives import Damage, records
-from headwater.documents.bodies import decoded
 from headwater.documents.document import read_batches, shards_in
-from headwater.documents.extract import PageError
 from headwater.documents.read import Read, read
+from headwater.documents.sources.archives import Damage, records
+from headwater.documents.sources.bodies import decoded
+from headwater.documents.sources.extract import PageError
 
 from .archive_files import ARTICLE, arc, html, http, pages, warc
 

@@ -21,7 +21,7 @@ from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
 from headwater.documents.document import read_batches, shards_in
 from headwater.documents.read import Read, read
-from headwater.documents.wikitext import plain_text
+from headwater.documents.sources.wikitext import plain_text
 
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="de"><siteinfo><sitename>Wikipedia</sitename>
 <base>https://de.wikipedia.org/wiki/Wikipedia:Hauptseite</base><namespaces><namespace key="0"/>

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headwater.documents.words import CHUNK, HAS_LETTER, IS_SYMBOL, words
+from headwater.documents.text.words import CHUNK, HAS_LETTER, IS_SYMBOL, words
 
 from . import reference
 

@@ -12,7 +12,7 @@ from headwater.advice.scale import extrapolate, parse_target
 from headwater.cli import main
 from headwater.core.errors import InputError, StoreError
 from headwater.documents.document import read_batches, shards_in
-from headwater.documents.removal import Search
+from headwater.documents.sources.removal import Search
 from headwater.flow import Results
 from headwater.ledger import add_to_list, trace
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from headwater.documents.c4 import C4
+from headwater.documents.cleaning.c4 import C4
+from headwater.documents.cleaning.features import Features
+from headwater.documents.cleaning.filters import FineWebQuality, GopherQuality, GopherRepetition
 from headwater.documents.document import documents_of
-from headwater.documents.features import Features
-from headwater.documents.filters import FineWebQuality, GopherQuality, GopherRepetition
 
 from ..documents.conftest import english, many_scripts, source_code  # noqa: F401, TID252  (fixtures)
 

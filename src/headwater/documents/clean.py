@@ -17,10 +17,27 @@ from headwater.core import pool
 from headwater.core.config import Config, members, tag
 from headwater.core.errors import EmptyResultError
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.documents.boilerplate import Boilerplate
-from headwater.documents.c4 import C4
-from headwater.documents.classify import Language
-from headwater.documents.custom import PythonStep
+from headwater.documents.cleaning.boilerplate import Boilerplate
+from headwater.documents.cleaning.c4 import C4
+from headwater.documents.cleaning.classify import Language
+from headwater.documents.cleaning.custom import PythonStep
+from headwater.documents.cleaning.features import Features
+from headwater.documents.cleaning.filters import (
+    Code,
+    FineWebQuality,
+    GopherQuality,
+    GopherRepetition,
+    Length,
+    ParagraphLength,
+    ParagraphRepetition,
+)
+from headwater.documents.cleaning.normalise import Normalise
+from headwater.documents.cleaning.policy import Licence, Url
+from headwater.documents.cleaning.presets import Preset, expand
+from headwater.documents.cleaning.quality import Quality
+from headwater.documents.cleaning.redact import PersonalData
+from headwater.documents.cleaning.steps import CleaningStep, Rule, Verdict, judge, sensitivity
+from headwater.documents.cleaning.toxicity import Toxicity
 from headwater.documents.document import (
     DROPPED_SCHEMA,
     ShardFile,
@@ -31,23 +48,6 @@ from headwater.documents.document import (
     shards_in,
     source_of,
 )
-from headwater.documents.features import Features
-from headwater.documents.filters import (
-    Code,
-    FineWebQuality,
-    GopherQuality,
-    GopherRepetition,
-    Length,
-    ParagraphLength,
-    ParagraphRepetition,
-)
-from headwater.documents.normalise import Normalise
-from headwater.documents.policy import Licence, Url
-from headwater.documents.presets import Preset, expand
-from headwater.documents.quality import Quality
-from headwater.documents.redact import PersonalData
-from headwater.documents.steps import CleaningStep, Rule, Verdict, judge, sensitivity
-from headwater.documents.toxicity import Toxicity
 
 Step = Annotated[
     Preset

@@ -23,8 +23,6 @@ from headwater.core.errors import EmptyResultError
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.store import atomic_path
 from headwater.core.units import Count
-from headwater.documents.benchmarks import Benchmark, Grams, Loaded, Sizes, load
-from headwater.documents.cuts import Cuts, cut
 from headwater.documents.document import (
     DROPPED_SCHEMA,
     ShardFile,
@@ -36,11 +34,13 @@ from headwater.documents.document import (
     source_of,
     text_buffer,
 )
+from headwater.documents.overlap.benchmarks import Benchmark, Grams, Loaded, Sizes, load
+from headwater.documents.overlap.cuts import Cuts, cut
 from headwater.documents.read import SourceName
 
 if TYPE_CHECKING:
-    from headwater.documents.membership import Hits
-    from headwater.documents.shingles import Units
+    from headwater.documents.overlap.membership import Hits
+    from headwater.documents.text.shingles import Units
 
 REPORT = "contaminated.jsonl"
 """Of each item that was found: benchmark, item, coverage, longest_match, grams, documents, ids, match."""
@@ -187,8 +187,8 @@ class Matches:
         self.documents: list[int] = sorted({row for _, _, hits in self._found for row in hits.documents.tolist()})
 
     def _search(self, words: Grams, characters: Grams) -> None:
-        from headwater.documents.membership import find
-        from headwater.documents.shingles import units
+        from headwater.documents.overlap.membership import find
+        from headwater.documents.text.shingles import units
 
         table = units(self.texts, "words", numbers=True)
         if len(words.keys):
@@ -305,7 +305,7 @@ def _act(
     if settings.action == "drop":
         gone[list(overlaps)] = True
     else:
-        from headwater.documents.shingles import units
+        from headwater.documents.text.shingles import units
 
         texts = cut(rows.column("text"), matches.cuts(overlaps))
         edited = np.zeros(rows.num_rows, np.bool_)

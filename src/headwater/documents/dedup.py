@@ -28,9 +28,6 @@ from headwater.core import pool
 from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.documents import clusters, near, partitions, repeats
-from headwater.documents.clusters import Clusters, Keep, Sketch
-from headwater.documents.cuts import Cuts, cut
 from headwater.documents.document import (
     DROPPED_SCHEMA,
     ShardFile,
@@ -42,9 +39,12 @@ from headwater.documents.document import (
     source_of,
     text_hashes,
 )
-from headwater.documents.near import NearDuplicates
-from headwater.documents.repeats import Repeated, RepeatedLines, RepeatedParagraphs
-from headwater.documents.spans import RepeatedSpans, SpanSearch
+from headwater.documents.overlap import clusters, near, partitions, repeats
+from headwater.documents.overlap.clusters import Clusters, Keep, Sketch
+from headwater.documents.overlap.cuts import Cuts, cut
+from headwater.documents.overlap.near import NearDuplicates
+from headwater.documents.overlap.repeats import Repeated, RepeatedLines, RepeatedParagraphs
+from headwater.documents.overlap.spans import RepeatedSpans, SpanSearch
 
 
 class Dedup(Config):
@@ -194,8 +194,8 @@ def _records(hashes: np.ndarray, salt: int, row: int) -> np.ndarray:
 
 def _find_clusters(work: _Work) -> Clusters:
     """Unite documents that share a hash or a key, and choose which of each cluster stays."""
-    from headwater.documents.sketch import clusters as flat
-    from headwater.documents.sketch import unite_pairs
+    from headwater.documents.overlap.sketch import clusters as flat
+    from headwater.documents.overlap.sketch import unite_pairs
 
     settings, sketches = work.settings, work.sketches
     starts = np.concatenate([[0], np.cumsum([sketch.documents for sketch in sketches])])

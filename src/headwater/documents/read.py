@@ -16,20 +16,20 @@ from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import Bytes
-from headwater.documents.common_crawl import CommonCrawl
-from headwater.documents.crawl import Crawl
-from headwater.documents.delimited import Csv
 from headwater.documents.document import SHARD_BYTES, add_counts
-from headwater.documents.files import Paths
-from headwater.documents.formats import JsonLines, Text
-from headwater.documents.huggingface import HuggingFace
-from headwater.documents.python_environment import PythonEnvironment
-from headwater.documents.removal import Removal
-from headwater.documents.repository import Repository
-from headwater.documents.source import Intake, TooManyBadRecordsError
-from headwater.documents.tables import Arrow, Parquet
-from headwater.documents.warc import Warc
-from headwater.documents.wikipedia import Wikipedia
+from headwater.documents.sources.common_crawl import CommonCrawl
+from headwater.documents.sources.crawl import Crawl
+from headwater.documents.sources.delimited import Csv
+from headwater.documents.sources.files import Paths
+from headwater.documents.sources.formats import JsonLines, Text
+from headwater.documents.sources.huggingface import HuggingFace
+from headwater.documents.sources.python_environment import PythonEnvironment
+from headwater.documents.sources.removal import Removal
+from headwater.documents.sources.repository import Repository
+from headwater.documents.sources.source import Intake, TooManyBadRecordsError
+from headwater.documents.sources.tables import Arrow, Parquet
+from headwater.documents.sources.warc import Warc
+from headwater.documents.sources.wikipedia import Wikipedia
 
 Source = Annotated[
     Text

