@@ -83,6 +83,10 @@ def test_a_cluster_that_is_not_there_is_told(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     module = pytest.importorskip("ray", reason="needs headwater[ray]")
+    try:
+        module.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+    except RuntimeError as error:
+        pytest.skip(f"Ray does not start on this machine: {str(error).splitlines()[0]}")
     module.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     with warnings.catch_warnings():
