@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from headwater.core.config import Config
 from headwater.core.errors import InputError
+from headwater.model.growth import Growth
 
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 """A folder of the user's; `~` is the home folder."""
@@ -187,7 +188,35 @@ class CheckpointWeights(Config):
         return _content(self.path, ["model.json", "weights.safetensors"], hash_file)
 
 
-Initialize = Annotated[RandomWeights | HuggingFaceWeights | CheckpointWeights, Field(discriminator="use")]
+class GrownWeights(Config):
+    """Begin with the layers of a trained model, more of them or fewer."""
+
+    use: Literal["grown"]
+    """`grown`: deeper or shallower than the model that it comes from."""
+    source: Annotated[HuggingFaceWeights | CheckpointWeights, Field(discriminator="use")]
+    """The trained model. Everything but its layers is copied as it is: embeddings, head, last norm, context, vocabulary."""
+    growth: Growth
+    """Which layers the new model has."""
+    calibration: str = (
+        "The river begins as a spring under the ridge. In April the snow melts, and for three weeks the water carries "
+        "stones as large as a fist past the mill; by August a child can wade across. Engineers measured its flow for a "
+        "year: 1,240 litres per second on average, but 9 times as much in spring. def mean(values): return sum(values) "
+        "/ len(values). They wrote their report in plain words, because the people of the valley were to decide."
+    )
+    """A text on which the losses of both models are compared. Best one of the kind that the source was trained on."""
+
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
+        """The content of the source's files.
+
+        Raises:
+            InputError: the folder or its files are missing.
+        """
+        return self.source.fingerprint(hash_file)
+
+
+Initialize = Annotated[
+    RandomWeights | HuggingFaceWeights | CheckpointWeights | GrownWeights, Field(discriminator="use")
+]
 """How the weights begin."""
 
 

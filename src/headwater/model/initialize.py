@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,15 @@ from headwater.core.errors import HeadwaterError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import format_bytes, format_count
 from headwater.model import checkpoint, hf
-from headwater.model.config import CheckpointWeights, HuggingFaceWeights, Initialize, ModelConfig, RandomWeights
+from headwater.model.config import (
+    CheckpointWeights,
+    GrownWeights,
+    HuggingFaceWeights,
+    Initialize,
+    ModelConfig,
+    RandomWeights,
+)
+from headwater.model.grow import prove, regrow
 from headwater.model.transformer import Transformer
 
 
@@ -24,6 +33,7 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
     """
     tokenizer = inputs["tokenizer"] / "tokenizer"
     notes: dict[str, Any] = {"initialized": settings.use, "step_in_source": 0, "expected_initial_loss": None}
+    more: dict[str, Any] = {}
     match settings:
         case RandomWeights():
             config = ModelConfig(vocab_size=hf.vocabulary_size(tokenizer), **settings.model.model_dump())
@@ -33,6 +43,8 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
             model = hf.read_folder(settings.path)
         case CheckpointWeights():
             model, notes["step_in_source"] = _load_checkpoint(settings)
+        case GrownWeights():
+            model, more["grown"] = _grow(settings, tokenizer, out)
     hf.check_vocabulary(model.config.vocab_size, tokenizer)
     checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes)
     config = model.config
@@ -51,6 +63,7 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
         "training_bytes": config.training_bytes(),
         "weights": weight_statistics(model),
         "step_in_source": notes["step_in_source"],
+        **more,
     }
 
 
@@ -90,6 +103,32 @@ def weight_statistics(model: Transformer) -> dict[str, dict[str, float]]:
         std = weights.std(correction=0)
         statistics[kind] = {"mean": float(weights.mean()), "std": float(std), "max_abs": float(weights.abs().max())}
     return statistics
+
+
+def _grow(settings: GrownWeights, tokenizer: Path, out: Workspace) -> tuple[Transformer, dict[str, Any]]:
+    """A model out of another's layers, and what was found out about it."""
+    given = settings.source
+    source = hf.read_folder(given.path) if isinstance(given, HuggingFaceWeights) else _load_checkpoint(given)[0]
+    model, layers = regrow(source, settings.growth)
+    hf.check_vocabulary(model.config.vocab_size, tokenizer)
+    tokens = torch.tensor(hf.token_ids(tokenizer, settings.calibration))
+    grown = {"layers": [layer._asdict() for layer in layers], **prove(model, source, layers, tokens)}
+    _tell_growth(grown, source, out)
+    return model, grown
+
+
+def _tell_growth(grown: dict[str, Any], source: Transformer, out: Workspace) -> None:
+    """Print the layer map and the losses; warn where growing has broken the model."""
+    shown = " ".join(f"{layer['source']}{'*' if layer['silent'] else ''}" for layer in grown["layers"])
+    silent = "; * changes nothing until it is trained" if any(layer["silent"] for layer in grown["layers"]) else ""
+    out.note(f"{source.config.num_layers} layers become {len(grown['layers'])}, copies of: {shown}{silent}")
+    before, after = grown["loss_before"], grown["loss_after"]
+    out.note(f"loss on the calibration text: {before:.3f} nats per token before, {after:.3f} after")
+    if before < grown["loss_of_chance"] <= after:
+        out.warn(
+            f"the regrown model is no better than chance on the calibration text ({after:.3f} nats per token, chance "
+            f"{grown['loss_of_chance']:.3f}, the source {before:.3f}): it will have to learn most of it again"
+        )
 
 
 def _load_checkpoint(settings: CheckpointWeights) -> tuple[Transformer, int]:
