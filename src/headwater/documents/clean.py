@@ -42,6 +42,7 @@ from headwater.documents.filters import (
     ParagraphRepetition,
 )
 from headwater.documents.normalise import Normalise
+from headwater.documents.perplexity import Perplexity
 from headwater.documents.policy import Licence, Url
 from headwater.documents.presets import Preset, expand
 from headwater.documents.quality import Quality
@@ -65,6 +66,7 @@ Step = Annotated[
     | FineWebQuality
     | Code
     | Quality
+    | Perplexity
     | Toxicity
     | PersonalData
     | PythonStep,
