@@ -139,11 +139,15 @@ def test_workers_take_turns_and_change_nothing(folder: Path, tmp_path: Path) -> 
 
 
 def test_a_prepared_step_goes_to_another_process_without_its_model(folder: Path, tmp_path: Path) -> None:
-    ready, _ = step(folder).prepare("perplexity-0", [], Workspace(tmp_path, MACHINE))
+    many = Machine(workers=2, threads=2, device="cpu")
+    ready, _ = step(folder).prepare("perplexity-0", [], Workspace(tmp_path, many))
     sent = pickle.dumps(ready)
     assert len(sent) < 4_000
     batch = Features(documents_of("web", [SENTENCE, "x"]))
-    here, there = ready(batch), pickle.loads(sent)(batch)
+    copy = pickle.loads(sent)
+    assert copy._scorer._threads == 1  # a task has one processor
+    assert copy._scorer is pickle.loads(sent)._scorer  # one model in a process
+    here, there = ready(batch), copy(batch)
     assert here.columns["meta"].equals(there.columns["meta"])
 
 

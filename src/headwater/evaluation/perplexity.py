@@ -39,8 +39,9 @@ class Scorer:
         self._turn = threading.Lock()
 
     def __reduce__(self) -> tuple[Callable[..., Scorer], tuple[Path, Path, Machine]]:
-        """Pickle the paths, not the model."""
-        return _opened_here, self._opened
+        """Pickle the paths, not the model; a task of a cluster has one processor."""
+        folder, tokenizer, machine = self._opened
+        return _opened_here, (folder, tokenizer, machine.model_copy(update={"threads": 1}))
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says of the model."""
