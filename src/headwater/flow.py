@@ -217,7 +217,11 @@ def run(recipe: Recipe, until: str | None = None) -> Results:
     for step in planned.steps:
         if not step.finished:
             logger.info("%s: %s", step.name, step.reason)
-            manifest = perform(step, recipe.machine)
+            try:
+                manifest = perform(step, recipe.machine)
+            except HeadwaterError:
+                link(recipe, planned.steps)  # what is finished can be looked at
+                raise
             logger.info("  done in %s", format_seconds(manifest["seconds"]))
             ran.append(step.name)
         _remember(recipe, step)

@@ -77,7 +77,11 @@ def trace(run: Path, search: Search) -> Ledger:
                 holdings.append(Holding(stage, path, len(found), how))
     if not ids:
         hint = "headwater inspect lists sources and documents"
-        raise InputError(f"no document fits {search.to_json()}", place=str(run), hint=hint)
+        if search.meta:
+            hint += " with their meta; fields of records are kept there when `fields` has `meta: [...]`"
+        given = {**search.to_json(), "meta": None} | dict(search.meta)
+        asked = " and ".join(f"{name}={value}" for name, value in given.items() if value)
+        raise InputError(f"no document fits {asked}", place=str(run), hint=hint)
     named = {path.name: path.resolve() for path in (run / "stages").iterdir()} if (run / "stages").is_dir() else {}
     holdings += _derived(named, ids)
     return Ledger(frozenset(ids), frozenset(copies - ids), tuple(holdings))

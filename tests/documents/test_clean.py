@@ -29,6 +29,15 @@ def run(
     return clean(Clean.model_validate({"steps": steps}), inputs, out), out
 
 
+def test_a_step_of_a_preset_is_named_by_its_place_in_the_recipe(tmp_path: Path) -> None:
+    preset = {"use": "preset", "name": "course", "change": {"language": None}}
+    length = {"use": "length", "min_characters": 1, "sources": ["web"]}
+    _, out = run(tmp_path, {"web": ["one line of text\nand one more\nand a third"]}, preset, length)
+    assert out.warnings
+    assert {warning.partition(" ")[0] for warning in out.warnings} == {"clean.steps.0"}
+    assert out.notes[-1] == "clean.steps.1 (length) dropped and edited nothing"
+
+
 def test_kept_and_dropped_documents_and_their_counts(tmp_path: Path) -> None:
     sources = {
         "web": ["a long enough text ", "short", "\u3000 \n", "another text of good length"],

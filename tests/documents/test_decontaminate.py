@@ -171,6 +171,12 @@ def test_every_document_contaminated_is_an_error(tmp_path: Path, quiz: dict[str,
         run(tmp_path, [QUESTION], quiz)
 
 
+def test_large_numbers_are_written_with_commas(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text(" ".join(f"word{n}" for n in range(1_512)))
+    _, out = run(tmp_path, [PROSE], {"long": {"use": "text", "paths": [str(tmp_path / "long.txt")]}})
+    assert out.notes[-1] == "none of 1,500 benchmark n-grams is in the documents"
+
+
 def test_a_clean_corpus_says_what_was_looked_for(tmp_path: Path, quiz: dict[str, Any]) -> None:
     counts, out = run(tmp_path, [PROSE], quiz)
     assert out.notes[-1] == "none of 11 benchmark n-grams is in the documents"

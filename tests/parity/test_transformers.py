@@ -6,13 +6,16 @@ Trained weights are stories260K of llama2.c, whose published greedy text is a se
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from headwater.core.hardware import Machine
+from headwater.evaluation.perplexity import open_scorer
 from headwater.model import hf
 from headwater.model.config import ModelConfig
 from headwater.model.initialize import random_model
@@ -201,3 +204,70 @@ def test_trained_weights_tell_the_published_story(stories, shared_data):
     published = (shared_data / "models" / "stories260K.md").read_text()
     story = published.split("-t 0.0\n")[1].split("\n```")[0]
     assert text.strip().startswith(story)
+
+
+def llama2c_tokenizer(path: Path, folder: Path) -> Path:
+    """The tokenizer of stories260K as a folder: two pieces merge to the piece that they spell, the likeliest first.
+
+    Source: github.com/karpathy/llama2.c, run.c: encode, and tokenizer.py: export, which writes spaces for SentencePiece's
+    marks; LlamaConverter of transformers does the same.
+    """
+    content, pieces, scores, place = path.read_bytes(), [], [], 4
+    while place < len(content):
+        score, length = struct.unpack_from("fi", content, place)
+        pieces.append(content[place + 8 : place + 8 + length].decode())
+        scores.append(score)
+        place += 8 + length
+    pieces[:3] = ["<unk>", "<s>", "</s>"]
+    known = {piece: at for at, piece in enumerate(pieces)}
+    merges = [
+        (-scores[at], piece[:cut], piece[cut:])
+        for at, piece in enumerate(pieces)
+        if at >= 259  # before them are the special tokens and the 256 bytes
+        for cut in range(1, len(piece))
+        if piece[:cut] in known and piece[cut:] in known
+    ]
+    tokenizer = Tokenizer(
+        models.BPE(vocab=known, merges=[(a, b) for _, a, b in sorted(merges)], unk_token="<unk>", byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Prepend(" ")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    facts = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(facts))
+    return folder
+
+
+def losses_of_transformers(folder: Path, texts: list[str], first: int) -> list[float]:
+    """Bits per byte by transformers: each text alone, with its own loss."""
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    found = []
+    for text in texts:
+        ids = torch.tensor([[first, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
+        with torch.no_grad():
+            loss = float(theirs(input_ids=ids, labels=ids).loss)
+        found.append(loss * (ids.shape[1] - 1) / math.log(2) / len(text.encode()))
+    return found
+
+
+TEXTS = ["Once upon a time, there was a little girl named Lily.", "naïve café: 12%\n\nÜber", "a", "Tom had a dog. " * 6]
+
+
+def test_bits_per_byte_are_the_loss_of_transformers(model, tokenizer, tmp_path):
+    hf.write_folder(tmp_path, model, tokenizer)
+    found = open_scorer(tmp_path, tmp_path, Machine(threads=1, device="cpu"))(TEXTS)
+    assert found == pytest.approx(losses_of_transformers(tmp_path, TEXTS, 0), rel=1e-5)
+
+
+def test_bits_per_byte_of_trained_weights_are_the_loss_of_transformers(stories, shared_data, tmp_path):
+    llama2c_tokenizer(shared_data / "models" / "tok512.bin", tmp_path)
+    hf.write_folder(tmp_path / "model", stories, tmp_path)
+    story = (shared_data / "models" / "stories260K.md").read_text().split("-t 0.0\n")[1].split("\n```")[0]
+    shakespeare = (shared_data / "text" / "tinyshakespeare.txt").read_text()[:600]
+    texts = [story[:600], shakespeare, *TEXTS]
+    found = open_scorer(tmp_path / "model", tmp_path / "model", Machine(threads=1, device="cpu"))(texts)
+    assert found == pytest.approx(losses_of_transformers(tmp_path / "model", texts, 1), rel=1e-5)
+    assert found[0] < 0.6  # its own story
+    assert found[1] > 2.5  # it knows no Shakespeare

@@ -32,6 +32,7 @@ from headwater.documents.cleaning.filters import (
     ParagraphRepetition,
 )
 from headwater.documents.cleaning.normalise import Normalise
+from headwater.documents.cleaning.perplexity import Perplexity
 from headwater.documents.cleaning.policy import Licence, Url
 from headwater.documents.cleaning.presets import Preset, expand
 from headwater.documents.cleaning.quality import Quality
@@ -65,6 +66,7 @@ Step = Annotated[
     | FineWebQuality
     | Code
     | Quality
+    | Perplexity
     | Toxicity
     | PersonalData
     | PythonStep,
@@ -104,6 +106,10 @@ class Clean(Config):
         """Which entry of the recipe a step is from: presets are one entry there."""
         return self._written[index] if self._written else index
 
+    def place(self, index: int) -> str:
+        """Where in the recipe a step is written, and what it is called."""
+        return f"clean.steps.{self.written(index)} ({self.chosen[index].name})"
+
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
         """What the settings do not tell: the contents of the user's functions' files, of lists and of models.
 
@@ -128,7 +134,7 @@ def clean(settings: Clean, inputs: Inputs, out: Workspace) -> Counts:
     steps, prepared = [], {}
     for index, step in enumerate(settings.chosen):
         for caution in step.cautions:
-            out.warn(f"clean.steps.{index} ({step.name}): {caution}")
+            out.warn(f"{settings.place(index)}: {caution}")
         ready, told = step.prepare(f"{step.name}-{index}", shards, out)
         steps.append(ready)
         if told:
@@ -138,7 +144,7 @@ def clean(settings: Clean, inputs: Inputs, out: Workspace) -> Counts:
     for source, of_source in counts["sources"].items():
         if not of_source["documents_out"]:
             raise _everything_dropped(source, of_source, out.folder / "dropped")
-    _tell_idle_steps(settings.chosen, counts, out)
+    _tell_idle_steps(settings, counts, out)
     return counts | ({"prepared": prepared} if prepared else {})
 
 
@@ -249,7 +255,9 @@ def _everything_dropped(source: str, counts: dict[str, Any], folder: Path) -> Em
                 of_rule = batch.filter(pc.call_function("equal", [batch.column("rule"), pa.scalar(rule)]))
                 values += [value for value in of_rule.column("value").to_pylist() if value is not None]
                 thresholds |= set(of_rule.column("threshold").to_pylist()) - {None}
-    problem = f"all {counts['documents_in']} documents of source '{source}' were dropped, {documents} of them by {rule}"
+    problem = (
+        f"all {counts['documents_in']:,} documents of source '{source}' were dropped, {documents:,} of them by {rule}"
+    )
     if values and thresholds:
         allowed = " or ".join(f"{threshold:g}" for threshold in sorted(thresholds))
         problem += f", which allows {allowed} where their median is {np.median(values):.3g}"
@@ -257,13 +265,11 @@ def _everything_dropped(source: str, counts: dict[str, Any], folder: Path) -> Em
     return EmptyResultError(problem, place="clean.steps", hint=hint)
 
 
-def _tell_idle_steps(steps: Sequence[CleaningStep], counts: Counts, out: Workspace) -> None:
+def _tell_idle_steps(settings: Clean, counts: Counts, out: Workspace) -> None:
     """Say which steps changed nothing: a threshold may be mistyped, or the step not be needed."""
-    for index, step in enumerate(steps):
+    for index, step in enumerate(settings.chosen):
         if not counts["changed_by_step"][str(index)] and not step.only_tells:
-            out.note(f"clean.steps.{index} ({step.name}) dropped and edited nothing")
+            out.note(f"{settings.place(index)} dropped and edited nothing")
         unknown = set(step.sources or ()) - counts["sources"].keys()
         if unknown:
-            out.warn(
-                f"clean.steps.{index} ({step.name}) is for sources without documents: {', '.join(sorted(unknown))}"
-            )
+            out.warn(f"{settings.place(index)} is for sources without documents: {', '.join(sorted(unknown))}")

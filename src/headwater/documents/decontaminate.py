@@ -138,10 +138,10 @@ def decontaminate(settings: Decontaminate, inputs: Inputs, out: Workspace) -> Co
         raise EmptyResultError("every document overlaps with a benchmark", place="decontaminate", hint=hint)
     for name, count in loaded.counts.items():
         if count["items_too_short"]:
-            out.note(f"{name}: {count['items_too_short']} of {count['items']} items are too short to be looked for")
+            out.note(f"{name}: {count['items_too_short']:,} of {count['items']:,} items are too short to be looked for")
     if not found:
         searched = sum(count["grams"] for count in loaded.counts.values())
-        out.note(f"none of {searched} benchmark n-grams is in the documents")
+        out.note(f"none of {searched:,} benchmark n-grams is in the documents")
     return counts | {"benchmarks": _by_benchmark(loaded, found, touched)}
 
 

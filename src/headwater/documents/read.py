@@ -195,4 +195,5 @@ def _naming(source: str, action: Callable[[], T]) -> T:
     try:
         return action()
     except InputError as error:
-        raise InputError(f"{error.problem} (source '{source}')", place=error.place, hint=error.hint) from None
+        hint = f"check read.sources.{source}" if error.hint == "check the path" else error.hint
+        raise InputError(f"{error.problem} (source '{source}')", place=error.place, hint=hint) from None

@@ -49,7 +49,8 @@ class Codec:
         path = folder / "tokenizer.json"
         self.folder = folder
         self.reference = open_tokenizer(path)
-        self.separator = str(read_json(folder / "tokenizer_config.json").get("eos_token"))
+        token = read_json(folder / "tokenizer_config.json").get("eos_token")
+        self.separator = str(token["content"] if isinstance(token, dict) else token)
         found = self.reference.token_to_id(self.separator)
         if found is None:
             hint = "name one of its tokens as eos_token in tokenizer_config.json"

@@ -60,7 +60,7 @@ def funnel(evidence: Evidence) -> Iterator[Block]:
         True,
     )
     clusters = evidence.counts("dedup").get("clusters", {})
-    if clusters:
+    if clusters.keys() - {"1"}:  # else nothing is a copy of another
         rows = [[size, whole(number)] for size, number in clusters.items()]
         yield Details(
             "Sizes of clusters of duplicates", [Table("Clusters by size", ["documents in it", "clusters"], rows)]
@@ -74,7 +74,12 @@ def funnel(evidence: Evidence) -> Iterator[Block]:
         for rule, count in evidence.counts(stage).get("edited", {}).items()
     ]
     if edited:
-        yield Table("Documents kept with their text changed", ["stage", "rule", "documents"], edited, 2)
+        yield Table(
+            "Documents whose text was changed, also those that were dropped later",
+            ["stage", "rule", "documents"],
+            edited,
+            2,
+        )
 
 
 def _benchmarks(evidence: Evidence) -> Iterator[Block]:
