@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import fasttext
 import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -14,7 +15,7 @@ from ruamel.yaml import YAML
 from headwater.core import config
 from headwater.core.errors import RecipeError
 from headwater.documents import presets
-from headwater.documents.classify import _model
+from headwater.documents.classify import model_file
 from headwater.documents.clean import Clean, clean
 from headwater.documents.document import documents_of
 from headwater.documents.features import Features
@@ -194,7 +195,7 @@ def course(text: str) -> bool:
             seen.add(element)
     if duplicates / len(paragraphs) > 0.3 or characters / len(text) > 0.2:
         return False
-    labels, scores = _model().predict(text.replace("\n", ""), 1)
+    labels, scores = fasttext.load_model(str(model_file())).predict(text.replace("\n", ""), 1)
     return bool(labels) and labels[0].split("__")[2] == "en" and scores[0] > 0.4
 
 
