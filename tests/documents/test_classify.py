@@ -6,11 +6,15 @@ import json
 import math
 import zipfile
 from pathlib import Path
+from typing import Literal
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from headwater.documents.cleaning.classify import Language
+from headwater.core.errors import InputError
+from headwater.documents.cleaning import language_model
+from headwater.documents.cleaning.classify import Language, model_file
 from headwater.documents.cleaning.features import Features
 from headwater.documents.document import documents_of
 
@@ -63,6 +67,31 @@ def test_odd_texts_do_not_fail() -> None:
     assert not any(math.isnan(value) for value in verdict.values[~verdict.keep].tolist())
 
 
+@pytest.mark.parametrize("newlines", ["space", "nothing"])
+def test_labels_and_scores_are_those_of_the_library(
+    many_scripts: dict[str, list[str]], newlines: Literal["space", "nothing"]
+) -> None:
+    fasttext = pytest.importorskip("fasttext")
+    library = fasttext.load_model(str(model_file()))
+    texts = [text for some in many_scripts.values() for text in some[:60]] + list(TEXTS.values())
+    texts += ["", " \n", "x1 qq 7", "__label__en hallo", "a </s> Bonjour le monde", "\u3000全角\u3000スペース\xa0e"]
+    texts += ["a\x00b\x1fc d\x0be", "🔎🔎 \u0301", "日本語" * 3000, "1.5\u2028,<x>"]
+    found = Language(use="language", newlines=newlines).detect(pa.array(texts))
+    for text, ours in zip(texts, found, strict=True):
+        line = " ".join(text.split()) if newlines == "space" else text.replace("\n", "")
+        labels, scores = library.predict(line, 1)
+        assert [f"__label__{label}" for label in ours] == list(labels), text[:80]
+        assert list(ours.values()) == pytest.approx(list(scores), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, 20, 100, 5000, 400_000])
+def test_a_damaged_model_is_one_clear_line(tmp_path: Path, size: int) -> None:
+    file = tmp_path / "lid.176.ftz"
+    file.write_bytes(model_file().read_bytes()[:size])
+    with pytest.raises(InputError, match="not a language model"):
+        language_model.load(file)
+
+
 @pytest.mark.parametrize("language", ["de", "ko", "ja"])
 def test_real_pages_of_help(many_scripts: dict[str, list[str]], language: str) -> None:
     """Pages about BASIC are left out where they are mostly English keywords."""
@@ -111,8 +140,9 @@ def test_joining_lines_without_a_space_glues_words() -> None:
     """It is there to repeat what others did, and says so."""
     joined = "\n".join(TEXTS["en"].split())
     glued, right = Language(use="language", newlines="nothing"), Language(use="language")
-    assert glued.detect(joined) == right.detect(joined.replace("\n", ""))
-    assert right.detect(joined) == right.detect(TEXTS["en"])
+    lines, spaces, nothing = (pa.array([text]) for text in (joined, TEXTS["en"], joined.replace("\n", "")))
+    assert glued.detect(lines) == right.detect(nothing)
+    assert right.detect(lines) == right.detect(spaces)
     assert "glues words" in glued.cautions[0]
     assert not right.cautions
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import fasttext
 import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -15,7 +16,7 @@ from headwater.core import config
 from headwater.core.errors import RecipeError
 from headwater.documents.clean import Clean, clean
 from headwater.documents.cleaning import presets
-from headwater.documents.cleaning.classify import _model
+from headwater.documents.cleaning.classify import model_file
 from headwater.documents.cleaning.features import Features
 from headwater.documents.cleaning.filters import FineWebQuality, GopherQuality, GopherRepetition
 from headwater.documents.cleaning.steps import CleaningStep
@@ -194,7 +195,7 @@ def course(text: str) -> bool:
             seen.add(element)
     if duplicates / len(paragraphs) > 0.3 or characters / len(text) > 0.2:
         return False
-    labels, scores = _model().predict(text.replace("\n", ""), 1)
+    labels, scores = fasttext.load_model(str(model_file())).predict(text.replace("\n", ""), 1)
     return bool(labels) and labels[0].split("__")[2] == "en" and scores[0] > 0.4
 
 

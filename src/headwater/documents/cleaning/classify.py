@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.util
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from headwater.core.errors import MissingExtraError
+from headwater.documents.cleaning import language_model
 from headwater.documents.cleaning.features import Features
 from headwater.documents.cleaning.meta import add_meta, replaced
 from headwater.documents.cleaning.steps import CleaningStep, Rule, Verdict, judge
@@ -77,23 +77,17 @@ class Language(CleaningStep):
         documents = batch.rows.num_rows
         labels: list[str | None] = batch.rows.column("language").to_pylist()
         scores, limits = np.zeros(documents), np.full(documents, self.min_score)
-        heads: Any = batch.texts
+        texts = self._edited(batch) if self.paragraphs else {}
+        heads: Any = replaced(batch.rows, "text", texts).get("text", batch.texts)
         if self.max_characters is not None:
             heads = pc.call_function("utf8_slice_codeunits", [heads], pc.SliceOptions(0, self.max_characters))
-        texts: dict[int, str] = {}
         meta: dict[int, str] = {}
+        found = self.detect(heads, batch.wanted)
         for index in np.flatnonzero(batch.wanted).tolist():
-            head = heads[index].as_py()
-            if self.paragraphs:
-                text = batch.texts[index].as_py()
-                left = self.wanted_paragraphs(text)
-                if left and left != text:
-                    texts[index], head = left, left[: self.max_characters]
-            found = self.detect(head)
-            labels[index], scores[index] = next(iter(found.items()), (None, 0.0))
+            labels[index], scores[index] = next(iter(found[index].items()), (None, 0.0))
             limits[index] = self.min_scores.get(labels[index] or "", self.min_score)
             if self.top:
-                top = {label: round(score, 3) for label, score in found.items()}
+                top = {label: round(score, 3) for label, score in found[index].items()}
                 meta[index] = add_meta(batch.rows.column("meta")[index].as_py(), "languages", top)
         other = np.array([self.keep is not None and label not in self.keep for label in labels], np.bool_)
         languages = pa.array(labels, pa.string())
@@ -110,18 +104,31 @@ class Language(CleaningStep):
         )
         return dataclasses.replace(verdict, thresholds=np.where(verdict.failed == 1, limits, verdict.thresholds))
 
-    def detect(self, text: str) -> dict[str, float]:
-        """The likeliest languages of a text with their scores, the best first; none for a text without letters."""
-        line = " ".join(text.split()) if self.newlines == "space" else text.replace("\n", "")
-        labels, scores = _model().predict(line, max(self.top, 1))
-        return {label.removeprefix("__label__"): float(score) for label, score in zip(labels, scores, strict=True)}
+    def detect(self, texts: pa.StringArray, wanted: np.ndarray | None = None) -> list[dict[str, float]]:
+        """The likeliest languages of each text with their scores, the best first; none of those that are not wanted."""
+        model, glued = language_model.load(model_file()), self.newlines == "nothing"
+        if glued:
+            texts = pc.call_function("replace_substring", [texts], pc.ReplaceSubstringOptions("\n", ""))
+        wanted = np.ones(len(texts), np.bool_) if wanted is None else wanted
+        scores = language_model.scores(model, texts, wanted, glued=glued)
+        best = np.argsort(-scores, axis=1, kind="stable") if self.top > 1 else scores.argmax(axis=1)[:, None]
+        return [
+            {model.labels[label]: float(row[label]) for label in order[: max(self.top, 1)] if row[label] > 0}
+            for row, order in zip(scores, best.tolist(), strict=True)
+        ]
+
+    def _edited(self, batch: Features) -> dict[int, str]:
+        """The texts that have paragraphs of languages that are not kept, and others, without these, by their rows."""
+        texts = {index: batch.texts[index].as_py() for index in np.flatnonzero(batch.wanted).tolist()}
+        left = {index: self.wanted_paragraphs(text) for index, text in texts.items()}
+        return {index: text for index, text in left.items() if text and text != texts[index]}
 
     def wanted_paragraphs(self, text: str) -> str:
         """A text without the paragraphs of languages that are not kept."""
         parts, kept, keep = _PARAGRAPH_BREAK.split(text), [], None
-        for part in parts:
+        for part, found in zip(parts, self.detect(pa.array(parts, pa.string())), strict=True):
             if len(part) >= self.short_paragraph or keep is None:
-                label, score = next(iter(self.detect(part).items()), ("", 0.0))
+                label, score = next(iter(found.items()), ("", 0.0))
                 keep = label in (self.keep or ()) and score >= self.min_scores.get(label, self.min_score)
             if keep:
                 kept.append(part)
@@ -129,19 +136,6 @@ class Language(CleaningStep):
 
 
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n\s*")
-
-
-@functools.cache
-def _model() -> Any:
-    """The language model, loaded once.
-
-    Raises:
-        MissingExtraError: a package is missing.
-    """
-    file = model_file()
-    import fasttext
-
-    return fasttext.load_model(str(file))
 
 
 def model_file() -> Path:

@@ -84,9 +84,11 @@ def per_document(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     >>> per_document(np.array([1, 2, 3]), np.array([0, 2, 2, 3])).tolist()
     [3, 0, 3]
     """
-    sums = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=sums[1:])
-    return sums[offsets[1:]] - sums[offsets[:-1]]
+    if not len(offsets) - 1:
+        return np.zeros(0, np.int64)
+    sums = np.add.reduceat(np.append(values, values.dtype.type(0)), offsets[:-1], dtype=np.int64)
+    sums[offsets[1:] == offsets[:-1]] = 0  # reduceat gives the first row of what comes after
+    return sums
 
 
 def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

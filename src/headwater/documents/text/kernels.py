@@ -92,6 +92,17 @@ def _lines(data, starts, wanted, pages, table, offsets, hashes, lengths, flags, 
                 return -1
             hashed, length, first, kind, stops, is_stop = HASH_BASIS, 0, -1, 0, 0, False
             while at < end and data[at] != 10:
+                here = at
+                while first >= 0 and at < end and data[at] < 128 and data[at] != 10 and data[at] != 46:  # most text
+                    kind = np.int64(table[data[at]])
+                    hashed = (hashed ^ np.uint64(data[at])) * HASH_PRIME
+                    alphanumeric += kind & _ALPHANUMERIC != 0
+                    number_signs += data[at] == 35
+                    stops = stops if kind & _SPACE else 0
+                    at += 1
+                if at > here:
+                    length, is_stop = length + at - here, False
+                    continue
                 point, width = np.int64(data[at]), 1
                 if point < 128:
                     kind = np.int64(table[point])

@@ -121,20 +121,23 @@ def _units(data, starts, pages, folded, wanted, kind, share, exact, offsets, has
             while at <= end:
                 if count == len(hashes):
                     return -1
-                if not characters and at < end and data[at] < 128 and folded[data[at]] > 48:  # most text: ASCII letters
-                    begin = at if hashed == HASH_BASIS else begin
-                    here = at
-                    while at < end and data[at] < 128 and folded[data[at]] > 48:
-                        hashed = (hashed ^ np.uint64(folded[data[at]])) * HASH_PRIME
-                        at += 1
-                    letters += at - here
-                    last, number = at, 0
-                    if at == end or data[at] == 32:
-                        hashes[count], begins[count], ends[count] = hashed, begin, last
-                        hashed = HASH_BASIS
-                        count += 1
-                        at += 1
-                    continue
+                # Most text: ASCII without numbers, by arithmetic, because where words end no processor foresees.
+                limit = min(end, at + len(hashes) - count) if number == 0 and not characters else at
+                parted = np.int64(hashed == HASH_BASIS)
+                while at < limit and data[at] < 128 and folded[data[at]] != 48:
+                    letter = np.uint64(folded[data[at]])
+                    parts = np.int64(letter == 0)
+                    begin ^= (begin ^ at) & -parted
+                    hashes[count], begins[count], ends[count] = hashed, begin, at  # stays if a word ends here
+                    count += parts & ~parted
+                    letters += 1 - parts
+                    hashed = (hashed ^ letter) * HASH_PRIME
+                    hashed ^= (hashed ^ HASH_BASIS) & np.uint64(-parts)
+                    parted = parts
+                    at += 1
+                last = last if parted else at
+                if count == len(hashes):
+                    return -1
                 letter, width = np.int64(0), 1
                 if at < end:
                     point = np.int64(data[at])

@@ -98,6 +98,12 @@ def _parts_back(point: int, kind: int, point1: int, kind1: int, point2: int, kin
 
 
 @compiled
+def _is_last_mark(point: int, kind: int, before: int) -> bool:
+    """Whether one ASCII mark between letters or digits and white space is a word of its own: as `_parts_back` has it."""
+    return point < 128 and (kind & _CLOSES != 0 if point != 46 else before & _FULL_STOP_AFTER != 0)
+
+
+@compiled
 def _parts_inside(point: int, kind: int, before: int, after: int, next_point: int) -> bool:
     """Whether a mark between two characters parts words."""
     if kind & _PICTOGRAPH or point == 0x2026:
@@ -274,11 +280,19 @@ def _words(data, starts, wanted, pages, table, points, kinds, places, cuts, offs
                 letters |= table[data[at]]
                 hashed = (hashed ^ np.uint64(data[at])) * HASH_PRIME
                 at += 1
-            if at == end or (data[at] < 128 and table[data[at]] & _SPACE):
+            marks = np.int64(
+                at < limit and at - begin > 1 and _is_last_mark(data[at], table[data[at]], table[data[at - 1]])
+            )
+            after = at + marks
+            if after == end or (data[after] < 128 and table[data[after]] & _SPACE):
                 hashes[count], lengths[count] = hashed, at - begin
                 flags[count] = HAS_LETTER if letters & _LETTER else 0
                 count += 1
-                at = _skip_spaces(data, at, end, pages, table)
+                if marks:
+                    hashes[count], lengths[count] = (HASH_BASIS ^ np.uint64(data[at])) * HASH_PRIME, 1
+                    flags[count] = IS_SYMBOL if table[data[at]] & _SYMBOL else 0
+                    count += 1
+                at = _skip_spaces(data, after, end, pages, table)
                 continue
             length, at = _gather(data, begin, end, pages, table, points, kinds, places)
             first = 0
