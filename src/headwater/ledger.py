@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from headwater.training.config import Train
 
 PARTS = ("documents", "held_out", "dropped")
 """Folders of shards in a stage of documents."""
+DOCUMENT_STAGES = ("read", "clean", "dedup", "decontaminate", "split")
+ORDER = (*DOCUMENT_STAGES, "tokenizer", "encode", "train", "evaluate", "export", "report")
+"""Stages that can hold something of a document, in the order of the flow."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Ledger:
 
 
 def trace(run: Path, search: Search) -> Ledger:
-    """Find everything in a run that holds some documents, or was made from them.
+    """Find everything that holds some documents of a run, or was made from them: in the run and in its whole store.
 
     Args:
         run: the folder `runs/<recipe>` with its `stages`.
@@ -66,25 +69,16 @@ def trace(run: Path, search: Search) -> Ledger:
     stages = stages_at(run)
     ids: set[str] = set()
     copies: set[str] = set()
-    holdings: list[Holding] = []
-    for stage, folder in stages.items():
-        for path, found, as_copies in _found(folder, search, ids):
+    for folder in stages.values():
+        for found, as_copies in _meant(folder, search, ids):
             ids |= found
             copies |= as_copies
-            part = path.parent.name
-            how = {"documents": "kept", "held_out": "held out", "dropped": "dropped, with their text"}.get(part, part)
-            if found:
-                holdings.append(Holding(stage, path, len(found), how))
     if not ids:
+        given = search.to_json() | dict(search.meta)
+        told = " and ".join(f"{name}={value}" for name, value in given.items() if name != "meta")
         hint = "headwater inspect lists sources and documents"
-        if search.meta:
-            hint += " with their meta; fields of records are kept there when `fields` has `meta: [...]`"
-        given = {**search.to_json(), "meta": None} | dict(search.meta)
-        asked = " and ".join(f"{name}={value}" for name, value in given.items() if value)
-        raise InputError(f"no document fits {asked}", place=str(run), hint=hint)
-    named = {path.name: path.resolve() for path in (run / "stages").iterdir()} if (run / "stages").is_dir() else {}
-    holdings += _derived(named, ids)
-    return Ledger(frozenset(ids), frozenset(copies - ids), tuple(holdings))
+        raise InputError(f"no document fits {told}", place=str(run), hint=hint)
+    return Ledger(frozenset(ids), frozenset(copies - ids), tuple(_holdings(_results(stages), ids)))
 
 
 def add_to_list(path: Path, search: Search, ledger: Ledger, copies: bool) -> int:
@@ -94,20 +88,19 @@ def add_to_list(path: Path, search: Search, ledger: Ledger, copies: bool) -> int
     documents that come later are meant too.
     """
     lines = path.read_bytes().splitlines() if path.is_file() else []
+    known = set(lines)
     ids = sorted(ledger.ids | (ledger.copies if copies else frozenset()))
     wanted = [search.to_json(), *({"id": identifier} for identifier in ids)]
-    new = [line for line in map(orjson.dumps, wanted) if line not in set(lines)]
+    new = [line for line in map(orjson.dumps, wanted) if line not in known]
     with atomic_path(path) as temporary:
         temporary.write_bytes(b"".join(line + b"\n" for line in (*lines, *new)))
     return len(lines) + len(new)
 
 
-def _found(folder: Path, search: Search, known: set[str]) -> Iterator[tuple[Path, set[str], set[str]]]:
-    """Each shard of a stage, the ids in it that are meant, and those that were dropped as copies of such."""
+def _meant(folder: Path, search: Search, known: set[str]) -> Iterator[tuple[set[str], set[str]]]:
+    """For each shard of a stage: the ids in it that are meant, and those that were dropped as copies of such."""
     for part in PARTS:
         for shard in shards_in(folder / part):
-            if search.source is not None and source_of(shard) != search.source and not known:
-                continue
             columns = ["id", "source", "url", "meta"] + (["rule", "detail"] if part == "dropped" else [])
             found, copies = set(), set()
             for batch in read_batches(shard, columns):
@@ -116,43 +109,101 @@ def _found(folder: Path, search: Search, known: set[str]) -> Iterator[tuple[Path
                         found.add(row["id"])
                     elif row.get("detail") in known and re.search("duplicate|exact", row["rule"]):
                         copies.add(row["id"])
-            yield shard, found, copies
+            yield found, copies
 
 
-def _derived(stages: Mapping[str, Path], ids: set[str]) -> Iterator[Holding]:
-    """What was made from the documents: tokenizer, token shards, checkpoints, and what came of those."""
-    encode, train = stages.get("encode"), stages.get("train")
-    if "tokenizer" in stages:
-        yield Holding("tokenizer", stages["tokenizer"], len(ids), "its merges may have been counted on them")
-    places: dict[str, list[int]] = {}
-    if encode is not None:
-        for split in (TRAINING, HELD_OUT):
-            for shard, source, indexes in _in_tokens(encode / split, ids):
-                yield Holding("encode", shard, len(indexes), f"their tokens, {split.replace('_', ' ')}")
-                if split == TRAINING:
-                    places.setdefault(source, []).extend(indexes)
-    if train is None or encode is None or not places:
-        return
-    seen = _first_steps(train, encode, places)
-    for checkpoint, step in _checkpoints(train):
-        count = sum(first < step for first in seen)
-        if count:
-            yield Holding("train", checkpoint, count, f"trained on them, first in step {min(seen) + 1:,} of {step:,}")
-    for name in ("evaluate", "export", "report"):
-        if name in stages and seen:
-            yield Holding(name, stages[name], len(seen), "made from a model that was trained on them")
+def _results(stages: Mapping[str, Path]) -> list[tuple[str, Path]]:
+    """Stage and folder of everything in the stores of a run, finished or not, in the order of the flow."""
+    stores = {folder.resolve().parent for folder in stages.values()}
+    found = [
+        (folder.name.partition("-")[0], folder)
+        for store in stores
+        for folder in store.iterdir()
+        if folder.is_dir() and ((folder / "manifest.json").is_file() or folder.name.endswith(".partial"))
+    ]
+    known = [(stage, folder) for stage, folder in found if stage in ORDER]
+    return sorted(known, key=lambda item: (ORDER.index(item[0]), item[1].name)) or list(stages.items())
 
 
-def _in_tokens(folder: Path, ids: set[str]) -> Iterator[tuple[Path, str, list[int]]]:
-    """Token shards that hold some ids: the shard, its source, and the documents' numbers within the source."""
-    before: Counter[str] = Counter()
-    for shard in sorted(folder.glob("*.parquet")):
-        source = source_of(shard)
-        column = pq.read_table(shard, columns=["id"]).column("id").to_pylist()
-        indexes = [before[source] + number for number, identifier in enumerate(column) if identifier in ids]
-        before[source] += len(column)
-        if indexes:
-            yield shard, source, indexes
+def _holdings(results: Sequence[tuple[str, Path]], ids: set[str]) -> Iterator[Holding]:
+    """What holds the documents, and what was made from what does."""
+    touched: set[str] = set()  # names of folders
+    places: dict[str, dict[str, list[int]]] = {}  # folder of token shards -> source -> numbers of documents
+    for stage, folder in results:
+        before = _inputs(folder)
+        found: list[Holding] = []
+        if stage in DOCUMENT_STAGES:
+            found += _in_documents(stage, folder, ids)
+        elif stage == "encode":
+            found += _in_tokens(folder, ids, places.setdefault(folder.name, {}))
+        elif stage == "train":
+            encode = next((folder.with_name(name) for name in before.values() if places.get(name)), None)
+            found += _in_training(folder, encode, places.get(encode.name, {}) if encode else {})
+        elif touched & set(before.values()):
+            how = {
+                "tokenizer": "its merges may have been counted on them",
+                "evaluate": "made from a model that was trained on them",
+                "export": "a model that was trained on them",
+                "report": "may quote them",
+            }
+            # a tokenizer or report has the documents themselves before it, the others only through training
+            if stage in ("tokenizer", "report") or any(name in touched for name in before.values() if "train-" in name):
+                found.append(Holding(stage, folder, len(ids), how.get(stage, "made from them")))
+        if found:
+            touched.add(folder.name)
+        yield from found
+
+
+def _inputs(folder: Path) -> dict[str, str]:
+    """Role -> name of the folder, of a finished stage."""
+    if not (folder / "manifest.json").is_file():
+        return {}
+    return {role: given["folder"] for role, given in read_json(folder / "manifest.json")["inputs"].items()}
+
+
+def _in_documents(stage: str, folder: Path, ids: set[str]) -> Iterator[Holding]:
+    """Shards of a stage of documents, and what else it wrote, that hold some ids."""
+    told = {"documents": "kept", "held_out": "held out", "dropped": "dropped, with their text"}
+    unfinished = ", unfinished" if folder.name.endswith(".partial") else ""
+    for part in (*PARTS, *(f"parts/{part}" for part in PARTS)):
+        for shard in shards_in(folder / part):
+            count = sum(name in ids for batch in read_batches(shard, ["id"]) for name in batch.to_pydict()["id"])
+            if count:
+                yield Holding(stage, shard, count, told[part.removeprefix("parts/")] + unfinished)
+    report = folder / "contaminated.jsonl"
+    if report.is_file():
+        text = report.read_text(encoding="utf-8", errors="replace")
+        if count := sum(name in text for name in ids):
+            yield Holding(stage, report, count, "quotes what they share with benchmarks")
+
+
+def _in_training(train: Path, encode: Path | None, places: Mapping[str, list[int]]) -> Iterator[Holding]:
+    """Checkpoints of a training that came after a step which saw one of the documents."""
+    if train.name.endswith(".partial"):
+        yield Holding("train", train, 0, "unfinished: may have been trained on them")
+    elif encode is not None and places:
+        seen = _first_steps(train, encode, places)
+        for checkpoint, step in _checkpoints(train):
+            count = sum(first < step for first in seen)
+            if count:
+                how = f"trained on them, first in step {min(seen) + 1:,} of {step:,}"
+                yield Holding("train", checkpoint, count, how)
+
+
+def _in_tokens(encode: Path, ids: set[str], places: dict[str, list[int]]) -> Iterator[Holding]:
+    """Token shards that hold some ids; the numbers of the training documents within their source go to `places`."""
+    for split in (TRAINING, HELD_OUT):
+        before: Counter[str] = Counter()
+        for shard in sorted((encode / split).glob("*.parquet")):
+            source = source_of(shard)
+            column = pq.read_table(shard, columns=["id"]).column("id").to_pylist()
+            indexes = [before[source] + number for number, identifier in enumerate(column) if identifier in ids]
+            before[source] += len(column)
+            if not indexes:
+                continue
+            if split == TRAINING:
+                places.setdefault(source, []).extend(indexes)
+            yield Holding("encode", shard, len(indexes), f"their tokens, {split.replace('_', ' ')}")
 
 
 def _first_steps(train: Path, encode: Path, places: Mapping[str, list[int]]) -> list[int]:

@@ -40,11 +40,12 @@ def test_a_document_is_found_in_every_stage_down_to_the_checkpoints(
 ) -> None:
     ledger = trace(results.folder, Search(id=trained_on[0]))
     assert ledger.ids == {trained_on[0]}
-    stages = [holding.stage for holding in ledger.holdings]
+    stages = list(dict.fromkeys(holding.stage for holding in ledger.holdings))
     assert stages[:6] == ["read", "clean", "dedup", "decontaminate", "split", "tokenizer"]
     assert all(holding.path.exists() for holding in ledger.holdings)
     by_source = trace(results.folder, Search(source="prose"))
-    checkpoints = [holding.path for holding in by_source.holdings if holding.stage == "train"]
+    ours = results.stages["train"].name
+    checkpoints = [holding.path for holding in by_source.holdings if ours in holding.path.parts]
     kept = sorted((results.stages["train"] / "checkpoints").glob("step-*"))
     assert [path.name for path in checkpoints] == [*(path.name for path in kept), "checkpoint"]
 
@@ -101,6 +102,18 @@ def test_the_command_says_where_and_what_next(
             main(["forget", str(results.folder), *arguments])
         assert stopped.value.code == 2
         assert problem in capsys.readouterr().err
+
+
+def test_results_of_earlier_settings_are_found_too(
+    results: Results, settings: tuple[str, ...], trained_on: tuple[str, str]
+) -> None:
+    changed = (*settings, "clean.steps.1.min_characters=161")
+    run(load(TINY, *changed), until="dedup")
+    ledger = trace(results.folder, Search(id=trained_on[0]))
+    before = {holding.path for holding in ledger.holdings}
+    assert any(results.stages["encode"].name in path.parts for path in before), "no link leads there any more"
+    assert results.stages["report"] in before
+    run(load(TINY, *settings))
 
 
 def test_more_text_takes_in_proportion(results: Results, settings: tuple[str, ...], tmp_path: Path) -> None:

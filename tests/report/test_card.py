@@ -51,7 +51,7 @@ def test_personal_data_that_was_treated_is_told(evidence: Evidence, monkeypatch:
     monkeypatch.setitem(evidence.manifests, "clean", changed)
     text = data_card(evidence, "Made", "")
     assert "`personal_data` email redact" in text
-    assert "It changed 7 documents" in text
+    assert "it changed 7 documents" in text
 
 
 def test_a_run_without_documents_has_no_card(tmp_path: Path) -> None:

@@ -72,7 +72,10 @@ def validate(kind: type[C], values: Mapping[str, Any], places: Places | None = N
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        found = [_explain(kind, values, problem, places or {}, origin) for problem in error.errors()]
+        told = error.errors()
+        inside = {tuple(problem["loc"][:size]) for problem in told for size in range(len(problem["loc"]))}
+        told = [problem for problem in told if problem["type"] != "too_short" or tuple(problem["loc"]) not in inside]
+        found = [_explain(kind, values, problem, places or {}, origin) for problem in told]
         problems = tuple(dict.fromkeys(found))
         raise RecipeError("settings that are not valid", place=origin, hint=SEE, problems=problems) from None
 

@@ -134,11 +134,19 @@ def _personal_data(evidence: Evidence) -> str:
         return (
             "Nothing was done about personal data: names, addresses, e-mail addresses and the like may be in the text."
         )
-    edited = sum(count for rule, count in evidence.counts("clean").get("edited", {}).items() if "personal_data" in rule)
-    at = str(evidence.settings("clean")["steps"].index(steps[0]))
-    found = evidence.counts("clean").get("found", {}).get(at, {})
-    lines = [f"The cleaning step `personal_data` ran: {_settings(steps[0])}. It changed {plural(edited, 'document')}."]
-    lines += [f"- {kind}: {whole(count)} found" for kind, count in found.items() if isinstance(count, int)]
+    every = evidence.settings("clean").get("steps", [])
+    counts = evidence.counts("clean")
+    found: Counter[str] = Counter()
+    for index, step in enumerate(every):
+        if step["use"] == "personal_data":
+            found.update(counts.get("found", {}).get(str(index), {}))
+    edited = counts.get("edited", {}).get("personal_data", 0)
+    lines = [f"The cleaning step `personal_data` ran; it changed {plural(edited, 'document')}:"]
+    lines += [f"- {_settings(step)}" for step in steps]
+    lines += ["", *(f"- {kind}: {whole(count)} found" for kind, count in found.items() if count)]
+    covered = {name for step in steps for name in (step.get("sources") or evidence.sources)}
+    if left := [name for name in evidence.sources if name not in covered]:
+        lines += ["", f"Nothing was done about personal data in {', '.join(f'`{name}`' for name in left)}."]
     return "\n".join([*lines, "", "It finds what has a form, such as numbers and addresses; names of people stay."])
 
 

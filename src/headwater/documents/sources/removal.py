@@ -23,7 +23,7 @@ class Search:
 
     Attributes:
         source: name of their source.
-        url: how their address begins.
+        url: their address, or what it lies below: `https://a.org/jane` also has `https://a.org/jane/1`, not `.../janet`.
         id: how their id begins.
         meta: fields of their `meta` and the values that these have, such as the author.
     """
@@ -42,14 +42,14 @@ class Search:
         """Whether a document, with `id`, `source`, `url` and `meta`, is meant."""
         if self.source is not None and row["source"] != self.source:
             return False
-        if self.url is not None and not (row["url"] or "").startswith(self.url):
+        if self.url is not None and not _lies_below(row["url"] or "", self.url):
             return False
         if self.id is not None and not row["id"].startswith(self.id):
             return False
         if not self.meta:
             return True
         meta = orjson.loads(row["meta"]) if row["meta"] else {}
-        return all(str(meta.get(name)) == value for name, value in self.meta.items())
+        return all(name in meta and str(meta[name]) == value for name, value in self.meta.items())
 
 
 class Removal:
@@ -62,11 +62,9 @@ class Removal:
             InputError: a list cannot be read, or a line of it says nothing that can be looked for.
         """
         searches = [search for path in paths for search in _read(Path(path).expanduser())]
-        whole = [
-            search for search in searches if search.to_json().keys() == {"id"} and len(search.id or "") == _WHOLE_ID
-        ]
-        self._ids = {search.id for search in whole}
-        self._searches = [search for search in searches if search not in whole]
+        whole = [set(search.to_json()) == {"id"} and len(search.id or "") == _WHOLE_ID for search in searches]
+        self._ids = {search.id for search, is_whole in zip(searches, whole, strict=True) if is_whole}
+        self._searches = [search for search, is_whole in zip(searches, whole, strict=True) if not is_whole]
 
     def fits(self, batch: pa.RecordBatch) -> np.ndarray:
         """Which documents of a batch are on the lists [documents] bool."""
@@ -97,12 +95,37 @@ def _read(path: Path) -> list[Search]:
         if not line.strip():
             continue
         try:
-            given = orjson.loads(line)
-            meta = {str(name): str(value) for name, value in given.pop("meta", {}).items()}
-            search = Search(meta=meta, **{name: str(value) for name, value in given.items()})
-        except (ValueError, TypeError, AttributeError):
+            search = _search(orjson.loads(line))
+        except (ValueError, TypeError):
             raise InputError("is no line of a removal list", place=f"{path}:{number}", hint=_HINT) from None
         if not search.to_json():
             raise InputError("says nothing: it would forget every document", place=f"{path}:{number}", hint=_HINT)
         found.append(search)
     return found
+
+
+def _search(given: Any) -> Search:
+    """One line of a list; whatever is not text would fit nothing, or everything.
+
+    Raises:
+        TypeError: it is of another form.
+    """
+    if not isinstance(given, dict):
+        raise TypeError
+    meta = given.pop("meta", {})
+    if not isinstance(meta, dict) or not all(
+        isinstance(value, str) and value for value in (*given.values(), *meta.values())
+    ):
+        raise TypeError
+    return Search(meta=meta, **given)
+
+
+def _lies_below(address: str, place: str) -> bool:
+    """Whether an address is a place, or lies below it.
+
+    >>> [_lies_below(f"https://a.org/{path}", "https://a.org/jane") for path in ("jane", "jane/1", "jane?x=1", "janet")]
+    [True, True, True, False]
+    """
+    if not address.startswith(place):
+        return False
+    return len(address) == len(place) or place[-1] in "/?#" or address[len(place)] in "/?#"
