@@ -77,6 +77,8 @@ def trace(run: Path, search: Search) -> Ledger:
         given = search.to_json() | dict(search.meta)
         told = " and ".join(f"{name}={value}" for name, value in given.items() if name != "meta")
         hint = "headwater inspect lists sources and documents"
+        if search.meta:
+            hint += " with their meta; fields of records are kept there when `fields` has `meta: [...]`"
         raise InputError(f"no document fits {told}", place=str(run), hint=hint)
     return Ledger(frozenset(ids), frozenset(copies - ids), tuple(_holdings(_results(stages), ids)))
 
