@@ -16,6 +16,7 @@ import cloudpickle
 import pytest
 
 from headwater.core import pool
+from headwater.core.cluster import RayExecutor
 from headwater.core.errors import InputError, MismatchError, MissingExtraError
 from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
@@ -83,10 +84,12 @@ def test_a_cluster_that_is_not_there_is_told(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     module = pytest.importorskip("ray", reason="needs headwater[ray]")
+    before = signal.getsignal(signal.SIGTERM)
     try:
-        module.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+        RayExecutor(Machine(workers=2, engine="ray"))
     except RuntimeError as error:
         pytest.skip(f"Ray does not start on this machine: {str(error).splitlines()[0]}")
+    assert signal.getsignal(signal.SIGTERM) is before, "how this process stops is its own business"
     module.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
     with warnings.catch_warnings():

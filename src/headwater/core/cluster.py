@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,8 @@ class RayExecutor(Executor):
             raise MissingExtraError("Ray is not installed", place="machine.engine", hint=hint) from None
         self._ray: Any = ray
         if not ray.is_initialized():
-            _connect(ray, machine)
+            with keep_signals():
+                _connect(ray, machine)
         self._task = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=False)(_run)
         self._references: list[Any] = []
 
@@ -58,6 +62,17 @@ class RayExecutor(Executor):
         elif wait:
             self._ray.wait(self._references, num_returns=len(self._references))
         self._references = []
+
+
+@contextmanager
+def keep_signals() -> Iterator[None]:
+    """Give back the handler of SIGTERM that Ray takes: how this process stops is its own business."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _prepare(address: str) -> None:
