@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,10 @@ settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)
-def denormals() -> Iterator[None]:
+def denormals() -> None:
     """Training flushes denormal numbers to zero for its whole process; the next test may need them."""
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_flush_denormal(False)
-    yield
 
 
 @pytest.fixture(scope="session")
