@@ -15,7 +15,7 @@ from headwater.core import pool
 from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.core.units import Bytes
+from headwater.core.units import Bytes, Count
 from headwater.documents.document import SHARD_BYTES, add_counts
 from headwater.documents.sources.common_crawl import CommonCrawl
 from headwater.documents.sources.crawl import Crawl
@@ -26,7 +26,7 @@ from headwater.documents.sources.huggingface import HuggingFace
 from headwater.documents.sources.python_environment import PythonEnvironment
 from headwater.documents.sources.removal import Removal
 from headwater.documents.sources.repository import Repository
-from headwater.documents.sources.source import Intake, TooManyBadRecordsError
+from headwater.documents.sources.source import MAX_RECORD_BYTES, PLACES_KEPT, Intake, TooManyBadRecordsError
 from headwater.documents.sources.tables import Arrow, Parquet
 from headwater.documents.sources.warc import Warc
 from headwater.documents.sources.wikipedia import Wikipedia
@@ -57,6 +57,9 @@ class Read(Config):
     """Each source by the name that the rest of the recipe calls it: small letters, digits, `-` and `_`."""
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Malformed records that a source may have, as a share of all; more of them stop the run."""
+    max_damaged_files: Count | None = Field(default=None, ge=0)
+    """Files of a source that may be cut off, corrupt or not of the form that its settings say; more of them stop the run. 0
+    refuses any. null, the default, goes on with what can be read, and names each one."""
     shard_bytes: Bytes = Field(default=SHARD_BYTES, ge=1)
     """Most text in a shard [bytes]: the unit of parallel work and of resuming."""
 
@@ -120,7 +123,14 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
     work = functools.partial(_read_part, settings, out.folder / "parts")
     results = pool.map(work, jobs, out, label="read", name=lambda job: job.name)
     for source in sorted(settings.sources):
-        _judge(source, [result for job, result in zip(jobs, results, strict=True) if job.source == source], settings)
+        of_source = [result for job, result in zip(jobs, results, strict=True) if job.source == source]
+        damaged = {path: problem for result in of_source for path, problem in result["damaged"].items()}
+        _check_damage(source, damaged, settings)
+        _judge(source, of_source, damaged, settings)
+        if damaged:
+            out.warn(
+                f"read.sources.{source}: {_counted(damaged)}, of which only a part could be read, or nothing: {_named(damaged)}"
+            )
     for kind in ("documents", "dropped"):
         shards = {job.name: result["shards"][kind] for job, result in zip(jobs, results, strict=True)}
         _number(shards, out.folder / "parts" / kind, out.folder / kind)
@@ -151,22 +161,50 @@ def _read_part(settings: Read, folder: Path, job: Job) -> Counts:
             _naming(job.source, lambda: source.read(job.part, intake))
         except TooManyBadRecordsError:
             raise _too_many_bad(job.source, intake.bad, intake.seen, intake.places, settings) from None
+    _check_damage(job.source, intake.damaged, settings)
     return intake.counts()
 
 
-def _judge(source: str, results: list[Counts], settings: Read) -> None:
+def _check_damage(source: str, damaged: Mapping[str, str], settings: Read) -> None:
+    """Refuse a source with more damaged files than the settings allow."""
+    if settings.max_damaged_files is not None and len(damaged) > settings.max_damaged_files:
+        problem = (
+            f"{_counted(damaged)}, more than max_damaged_files {settings.max_damaged_files} allows: {_named(damaged)}"
+        )
+        hint = "download or write them again, or raise read.max_damaged_files"
+        raise InputError(problem, place=f"read.sources.{source}", hint=hint)
+
+
+def _counted(damaged: Mapping[str, str]) -> str:
+    return "1 file is damaged" if len(damaged) == 1 else f"{len(damaged)} files are damaged"
+
+
+def _named(damaged: Mapping[str, str]) -> str:
+    named = " | ".join(f"{path}: {problem}" for path, problem in list(damaged.items())[:PLACES_KEPT])
+    return named + (f" | and {len(damaged) - PLACES_KEPT} more" if len(damaged) > PLACES_KEPT else "")
+
+
+def _judge(source: str, results: list[Counts], damaged: Mapping[str, str], settings: Read) -> None:
     """Refuse a source with too many bad records, without documents, or without a field that its settings name."""
     tally = add_counts(result["tally"] for result in results)
     seen, bad = tally.get("documents_in", 0), sum(result["bad"] for result in results)
     if bad > settings.max_bad_fraction * seen:
         places = [place for result in results for place in result["places"]]
         raise _too_many_bad(source, bad, seen, places, settings)
+    if damaged and not tally.get("documents_out"):
+        path, problem = next(iter(damaged.items()))
+        more = f", as are {len(damaged) - 1} more files" if len(damaged) > 1 else ""
+        hint = f"download or write it again, or check `use` of read.sources.{source}"
+        raise InputError(f"{problem} (source '{source}'{more}); nothing is left", place=path, hint=hint)
     if not tally.get("documents_out"):
         reasons = ", ".join(f"{rule} {count['documents']}" for rule, count in tally.get("dropped", {}).items())
         problem = f"yields no documents; {seen} records were read" + (f" and dropped: {reasons}" if reasons else "")
         skipped = tally.get("sources", {}).get(source, {}).get("skipped", {})
         problem += "".join(f"; {count} left out: {reason}" for reason, count in skipped.items())
-        raise EmptyResultError(problem, place=f"read.sources.{source}", hint="look into what it reads")
+        hint = "look into what it reads"
+        if "too_long" in tally.get("dropped", {}):
+            hint = f"lines, and files that are one document, may have {MAX_RECORD_BYTES >> 20} MiB: check `use` and `split`"
+        raise EmptyResultError(problem, place=f"read.sources.{source}", hint=hint)
     settings.sources[source].check_fields({field for result in results for field in result["fields"]}, source)
 
 
@@ -196,4 +234,4 @@ def _naming(source: str, action: Callable[[], T]) -> T:
         return action()
     except InputError as error:
         hint = f"check read.sources.{source}" if error.hint == "check the path" else error.hint
-        raise InputError(f"{error.problem} (source '{source}')", place=error.place, hint=hint) from None
+        raise type(error)(f"{error.problem} (source '{source}')", place=error.place, hint=hint) from None

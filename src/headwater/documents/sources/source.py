@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headwater.core.config import Config
+from headwater.core.errors import InputError
 from headwater.documents.document import DROPPED_SCHEMA, ROW_GROUP_BYTES, Shards, Tally, documents_of, drop
 from headwater.documents.sources.removal import Removal, without_content
 
 PLACES_KEPT = 3
-"""Bad records that an error message names."""
+"""Bad records and damaged files that a message names."""
 MAX_RECORD_BYTES = 64 << 20
 """Longest line, and largest file read as one document [bytes]: whatever is longer is not what the recipe takes it for,
-and would have to be held in memory whole."""
+and would have to be held in memory whole. It is dropped."""
 _REJECTED_AT_ONCE = 64  # bad records that are written together
 _HOPELESS = 1000
 """Bad records after which a part in which they are the majority is given up at once, not at the end of the source."""
@@ -97,6 +98,7 @@ class Intake:
         seen: records so far, good and bad.
         bad: bad records so far.
         places: where the first bad records are and what is wrong with them.
+        damaged: what is wrong with each file that could not be read to its end, by its path.
         fields: names of fields that records have, as far as the source looks for them.
         limit: documents after which there are enough; None for all.
     """
@@ -115,6 +117,7 @@ class Intake:
         self.tally = Tally(source)
         self.seen = self.bad = 0
         self.places: list[str] = []
+        self.damaged: dict[str, str] = {}
         self.fields: set[str] = set()
         self.limit: int | None = None
         self._rejected: list[tuple[str, str, str, str, float | None, float | None]] = []
@@ -196,6 +199,17 @@ class Intake:
         if self.bad >= _HOPELESS and self.bad > max(0.5, self._max_bad_fraction) * self.seen:
             raise TooManyBadRecordsError
 
+    def damage(self, error: DamagedFileError, rule: str = "damaged_file", place: str = "") -> None:
+        """Take a file that cannot be read to its end: what came before stays, and a dropped row without text names it.
+
+        Args:
+            error: the file, and what is wrong with it.
+            rule: the kind of damage.
+            place: where in the file, if that is known.
+        """
+        self.damaged.setdefault(error.place, error.problem)
+        self.reject(rule, "", url=error.place, place=place or error.place, problem=error.problem, bad=False)
+
     def skip(self, reason: str) -> None:
         """Count a record that is no document by its nature, such as an image in a web archive; nothing of it is kept."""
         self.tally.skip(reason)
@@ -206,6 +220,7 @@ class Intake:
             "tally": self.tally.counts(),
             "bad": self.bad,
             "places": self.places,
+            "damaged": self.damaged,
             "fields": sorted(self.fields),
             "shards": {"documents": self._documents.count, "dropped": self._dropped.count},
         }
@@ -232,6 +247,14 @@ class Intake:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+
+class DamagedFileError(InputError):
+    """A file is cut off, corrupt, or not of the form that its settings say; other files of its source can still be read."""
+
+
+class TooLongError(DamagedFileError):
+    """A file that is to be one document is in order, but longer than any document may be."""
 
 
 class TooManyBadRecordsError(Exception):

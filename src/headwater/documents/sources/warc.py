@@ -15,7 +15,7 @@ from headwater.documents.sources.bodies import decoded
 from headwater.documents.sources.extract import MAX_PAGE_BYTES, Extracted, PageError, Tier, decode, extract
 from headwater.documents.sources.files import BLOCK_BYTES, FileSource, Span, spans
 from headwater.documents.sources.remote import RemoteFile
-from headwater.documents.sources.source import Intake, SourceSettings
+from headwater.documents.sources.source import DamagedFileError, Intake, SourceSettings
 
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.IGNORECASE)
 _HTML = re.compile(rb"(?i)<(?:!doctype\s+html|html|head|body|title|meta)\b")
@@ -49,7 +49,10 @@ class Pages(SourceSettings):
         for record in records(path, stream):
             if isinstance(record, Damage):
                 batch.flush()
-                intake.reject(record.rule, "", url=path, place=record.place, problem=record.problem)
+                if record.rule in _OF_THE_FILE:
+                    intake.damage(DamagedFileError(record.problem, place=path), record.rule, record.place)
+                else:
+                    intake.reject(record.rule, "", url=path, place=record.place, problem=record.problem)
             elif reason := self._other(record):
                 intake.skip(reason)
             else:
@@ -112,6 +115,8 @@ class Pages(SourceSettings):
         return Extracted(text, None, None, name)
 
 
+_OF_THE_FILE = frozenset(("damaged_archive", "truncated_archive", "not_an_archive"))
+"""Damage of a file, not of one of its records."""
 _BAD = frozenset(("malformed_body", "truncated_body", "truncated_record"))
 """Reasons that say that the archive is damaged, not that the page is unusual: they count against max_bad_fraction."""
 
