@@ -19,7 +19,7 @@ from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
 from headwater.core.hardware import free_disk_bytes, share_processor
 from headwater.core.log import logger
-from headwater.core.stage import Stage, Step, Store, door, perform, stage_named
+from headwater.core.stage import Stage, Step, Store, door, library_versions, perform, stage_named
 from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
 from headwater.core.units import format_bytes, format_seconds
 from headwater.model.config import Export
@@ -102,7 +102,17 @@ class Plan:
             for row in table
         ]
         mixture = [str(self.delivery), ""] if self.delivery else []
-        return "\n".join([*lines, "", *mixture, self.summary()])
+        return "\n".join([*lines, "", *mixture, *self.notes(), self.summary()])
+
+    def notes(self) -> list[str]:
+        """Libraries that have another version now than when finished stages were made; nothing runs anew for that."""
+        now, stages = library_versions(), {}
+        for step in self.steps:
+            before = step.manifest()["versions"] if step.finished else {}
+            for name, version in before.items():
+                if now.get(name, version) != version:
+                    stages.setdefault(f"{name} {version} (now {now[name]})", []).append(step.name)
+        return [f"note: {', '.join(names)}: made with {library}" for library, names in stages.items()]
 
     def summary(self) -> str:
         """The plan in a sentence."""

@@ -14,6 +14,7 @@ from headwater.core.config import Config, KeyPath, nearest
 from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
 from headwater.documents.clean import Clean
+from headwater.documents.cleaning.classify import LANGUAGES
 from headwater.documents.decontaminate import Decontaminate
 from headwater.documents.dedup import Dedup
 from headwater.documents.read import Read
@@ -118,6 +119,7 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         for name in sources:
             if name not in weights:
                 yield ("train", "mixture", "weights"), f"source '{name}' has no weight; give it one (0 leaves it out)"
+    yield from _unknown_languages(recipe)
     if isinstance(recipe.initialize, RandomWeights):
         context = recipe.initialize.model.context_length
         for path, asked in (
@@ -126,6 +128,20 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         ):
             if asked and asked > context:
                 yield path, f"{asked} tokens are more than initialize.model.context_length {context}"
+
+
+def _unknown_languages(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Find steps for languages that no document can be of: the model knows no such code, and no source brings it."""
+    sources = recipe.read.sources.values()
+    fields = [getattr(source, name, None) for source in sources for name in ("fields", "columns")]
+    if recipe.clean is None or any(getattr(one, "language", None) for one in fields):
+        return
+    known = LANGUAGES | {getattr(source, "language", None) or "" for source in sources}
+    steps = [(recipe.clean.written(index), step.languages or ()) for index, step in enumerate(recipe.clean.chosen)]
+    for index, codes in dict.fromkeys(steps):
+        for code in codes:
+            if code not in known:
+                yield ("clean", "steps", index, "languages"), f"no language '{code}'{nearest(code, known)}"
 
 
 def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:

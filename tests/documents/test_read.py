@@ -524,3 +524,20 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:
     assert "may have 64 MiB: check `use` and `split`" in problem
     problem = problem_of(tmp_path, {"use": "text", "paths": str(tmp_path / "a.jsonl.gz")})
     assert "dropped: too_long 1" in problem
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("use", ["jsonl", "text", "csv", "parquet"])
+def test_any_source_can_be_cut_short(tmp_path: Path, use: str, workers: int) -> None:
+    for number in range(4):
+        words = [f"file {number} line {line}" for line in range(50)]
+        if use == "parquet":
+            pq.write_table(pa.table({"text": words}), tmp_path / f"{number}.parquet", row_group_size=10)
+            continue
+        lines = [orjson.dumps({"text": word}).decode() for word in words] if use == "jsonl" else words
+        lines = ["text", *lines] if use == "csv" else lines
+        (tmp_path / f"{number}.{'txt' if use == 'text' else use}").write_text("\n".join(lines))
+    source = {"use": use, "paths": str(tmp_path), "max_documents": 70} | ({"split": "lines"} if use == "text" else {})
+    counts, found, _ = run(tmp_path / "out", source, workers, shard_bytes=200)
+    assert texts(found) == [f"file {n // 50} line {n % 50}" for n in range(70)]
+    assert counts["documents_in"] == 70

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,13 @@ from headwater.documents.sources.huggingface import HuggingFace
 from headwater.documents.sources.python_environment import PythonEnvironment
 from headwater.documents.sources.removal import Removal
 from headwater.documents.sources.repository import Repository
-from headwater.documents.sources.source import MAX_RECORD_BYTES, PLACES_KEPT, Intake, TooManyBadRecordsError
+from headwater.documents.sources.source import (
+    MAX_RECORD_BYTES,
+    PLACES_KEPT,
+    EnoughError,
+    Intake,
+    TooManyBadRecordsError,
+)
 from headwater.documents.sources.tables import Arrow, Parquet
 from headwater.documents.sources.warc import Warc
 from headwater.documents.sources.wikipedia import Wikipedia
@@ -127,6 +134,7 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
         damaged = {path: problem for result in of_source for path, problem in result["damaged"].items()}
         _check_damage(source, damaged, settings)
         _judge(source, of_source, damaged, settings)
+        _tell_lost_dates(source, [result["lost_dates"] for result in of_source], out)
         if damaged:
             out.warn(
                 f"read.sources.{source}: {_counted(damaged)}, of which only a part could be read, or nothing: {_named(damaged)}"
@@ -137,8 +145,8 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
     for name in ("parts", "cache"):
         shutil.rmtree(out.folder / name, ignore_errors=True)
     counts = add_counts(result["tally"] for result in results)
-    if settings.forget and not counts["dropped"].get("forgotten"):
-        out.warn("read.forget: no document was on the removal lists")
+    if settings.forget:
+        _tell_forgotten(settings, {line for result in results for line in result["forgotten_lines"]}, counts, out)
     for name, of_source in counts["sources"].items():
         of_source["input_bytes"] = sizes[name] or of_source["bytes_in"]
     return counts
@@ -149,7 +157,10 @@ def _parts(name: str, source: Any, part_bytes: int, out: Workspace) -> Sequence[
     for warning in source.warnings():
         out.warn(f"read.sources.{name}: {warning}")
     cache = out.folder / "cache" / name
-    return _naming(name, lambda: source.fetch(part_bytes, cache, out.machine.processor_workers))
+    parts = _naming(name, lambda: source.fetch(part_bytes, cache, out.machine.processor_workers))
+    if source.max_documents and len(parts) > 1:
+        return [tuple(piece for part in parts for piece in part)]  # the first documents are those of one reader
+    return parts
 
 
 def _read_part(settings: Read, folder: Path, job: Job) -> Counts:
@@ -157,8 +168,10 @@ def _read_part(settings: Read, folder: Path, job: Job) -> Counts:
     source = settings.sources[job.source]
     removal = Removal(settings.forget) if settings.forget else None
     with Intake(job.source, folder, job.name, settings.shard_bytes, settings.max_bad_fraction, removal) as intake:
+        intake.limit = source.max_documents
         try:
-            _naming(job.source, lambda: source.read(job.part, intake))
+            with contextlib.suppress(EnoughError):
+                _naming(job.source, lambda: source.read(job.part, intake))
         except TooManyBadRecordsError:
             raise _too_many_bad(job.source, intake.bad, intake.seen, intake.places, settings) from None
     _check_damage(job.source, intake.damaged, settings)
@@ -173,6 +186,28 @@ def _check_damage(source: str, damaged: Mapping[str, str], settings: Read) -> No
         )
         hint = "download or write them again, or raise read.max_damaged_files"
         raise InputError(problem, place=f"read.sources.{source}", hint=hint)
+
+
+def _tell_lost_dates(source: str, lost: Sequence[tuple[int, str]], out: Workspace) -> None:
+    """Say how many documents have no date because what stood there is none."""
+    if count := sum(number for number, _ in lost):
+        first = next(date for number, date in lost if number)
+        out.warn(
+            f"read.sources.{source}: {count:,} dates are none that can be told, such as '{first}'; these documents have none"
+        )
+
+
+def _tell_forgotten(settings: Read, fitted: set[int], counts: Counts, out: Workspace) -> None:
+    """Say how many lines of the removal lists fit a document, and which do not: an address may be mistyped."""
+    lines = Removal(settings.forget).lines
+    documents = counts["dropped"].get("forgotten", {"documents": 0})["documents"]
+    told = f"read.forget: {len(fitted):,} of {len(lines):,} lines fit documents, {documents:,} in all"
+    idle = [line for number, line in enumerate(lines) if number not in fitted]
+    if not idle:
+        out.note(told)
+        return
+    shown = ", ".join(idle[:PLACES_KEPT]) + (", ..." if len(idle) > PLACES_KEPT else "")
+    out.warn(f"{told}; these fit none: {shown}")
 
 
 def _counted(damaged: Mapping[str, str]) -> str:
@@ -205,7 +240,8 @@ def _judge(source: str, results: list[Counts], damaged: Mapping[str, str], setti
         if "too_long" in tally.get("dropped", {}):
             hint = f"lines, and files that are one document, may have {MAX_RECORD_BYTES >> 20} MiB: check `use` and `split`"
         raise EmptyResultError(problem, place=f"read.sources.{source}", hint=hint)
-    settings.sources[source].check_fields({field for result in results for field in result["fields"]}, source)
+    if not settings.sources[source].max_documents:
+        settings.sources[source].check_fields({field for result in results for field in result["fields"]}, source)
 
 
 def _too_many_bad(source: str, bad: int, seen: int, places: list[str], settings: Read) -> InputError:

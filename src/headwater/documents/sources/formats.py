@@ -100,7 +100,7 @@ class Fields(Config):
     licence: str | None = None
     """SPDX expression; where it is missing, the source's `licence` counts."""
     date: str | None = None
-    """Date in ISO 8601."""
+    """Date, best in ISO 8601. Other common forms become it; of what is no date nothing is kept, which is said."""
     language: str | None = None
     """Language as ISO 639-1 code."""
     meta: tuple[str, ...] = ()

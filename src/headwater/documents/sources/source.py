@@ -12,10 +12,13 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from headwater.core.config import Config
 from headwater.core.errors import InputError
+from headwater.core.units import Count
 from headwater.documents.document import DROPPED_SCHEMA, ROW_GROUP_BYTES, Shards, Tally, documents_of, drop
+from headwater.documents.sources.dates import iso_date
 from headwater.documents.sources.removal import Removal, without_content
 
 PLACES_KEPT = 3
@@ -30,6 +33,9 @@ _HOPELESS = 1000
 
 class SourceSettings(Config):
     """Settings of one source of documents, and how it is read."""
+
+    max_documents: Count | None = Field(default=None, ge=1)
+    """Stop after so many documents, in the order of the files; these are then read one after the other."""
 
     @abstractmethod
     def parts(self, part_bytes: int) -> Sequence[Any]:
@@ -98,6 +104,7 @@ class Intake:
         seen: records so far, good and bad.
         bad: bad records so far.
         places: where the first bad records are and what is wrong with them.
+        lost_dates: dates that no one can tell, and the first of them.
         damaged: what is wrong with each file that could not be read to its end, by its path.
         fields: names of fields that records have, as far as the source looks for them.
         limit: documents after which there are enough; None for all.
@@ -118,6 +125,7 @@ class Intake:
         self.seen = self.bad = 0
         self.places: list[str] = []
         self.damaged: dict[str, str] = {}
+        self.lost_dates: tuple[int, str] = (0, "")
         self.fields: set[str] = set()
         self.limit: int | None = None
         self._rejected: list[tuple[str, str, str, str, float | None, float | None]] = []
@@ -140,6 +148,8 @@ class Intake:
         """
         if len(texts) == 0:
             return
+        if columns.get("date") is not None:
+            columns["date"] = self._dates(columns["date"])
         batch = documents_of(self.source, texts, **columns)
         text = batch.column("text")
         space, nothing = pc.call_function("utf8_is_space", [text]), pc.call_function("equal", [text, ""])
@@ -221,9 +231,21 @@ class Intake:
             "bad": self.bad,
             "places": self.places,
             "damaged": self.damaged,
+            "lost_dates": self.lost_dates,
+            "forgotten_lines": sorted(self._removal.fitted) if self._removal else [],
             "fields": sorted(self.fields),
             "shards": {"documents": self._documents.count, "dropped": self._dropped.count},
         }
+
+    def _dates(self, given: Any) -> Any:
+        """Dates in ISO 8601, none where one cannot be told."""
+        if isinstance(given, str):
+            return iso_date(given)
+        found = [iso_date(date) if date else None for date in given]
+        if lost := [date for date, told in zip(given, found, strict=True) if date and told is None]:
+            count, first = self.lost_dates
+            self.lost_dates = (count + len(lost), first or lost[0][:40])
+        return found
 
     def _flush(self) -> None:
         if self._rejected:
@@ -262,4 +284,4 @@ class TooManyBadRecordsError(Exception):
 
 
 class EnoughError(Exception):
-    """A source has given as many documents as its settings want; the source that sets `Intake.limit` catches it."""
+    """A source has given as many documents as its settings want."""
