@@ -58,12 +58,18 @@ def new(
 
 @app.command
 def check(recipe: Recipe, /, *overrides: Overrides) -> None:
-    """Check a recipe: every problem at once, each with its place. Nothing runs."""
+    """Check a recipe: every problem at once, each with its place, and whether what it reads is there. Nothing runs."""
+    from headwater.core.errors import HeadwaterError
+    from headwater.flow import plan as look
     from headwater.flow import stages_of
     from headwater.recipe import load
 
     loaded = load(recipe, *overrides)
     print(f"{recipe}: ok, {len(stages_of(loaded))} stages: {', '.join(stage.name for stage in stages_of(loaded))}")
+    try:
+        look(loaded)
+    except HeadwaterError as error:
+        print(f"it cannot run yet: {error}")
 
 
 @app.command

@@ -226,7 +226,7 @@ def _judge(source: str, results: list[Counts], damaged: Mapping[str, str], setti
     if bad > settings.max_bad_fraction * seen:
         places = [place for result in results for place in result["places"]]
         raise _too_many_bad(source, bad, seen, places, settings)
-    if damaged and not tally.get("documents_out"):
+    if damaged and not tally.get("documents_out") and tally["dropped"].keys() == {"damaged_file"}:
         path, problem = next(iter(damaged.items()))
         more = f", as are {len(damaged) - 1} more files" if len(damaged) > 1 else ""
         hint = f"download or write it again, or check `use` of read.sources.{source}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import lzma
@@ -24,6 +25,7 @@ LINE_END = re.compile(rb"\n")
 BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*\n")
 ENDLESS_BYTES = 1 << 30
 """Line after which a file is given up [bytes, decompressed]: a bomb could go on for ever."""
+_SALVAGED_BYTES = 1 << 10  # what may be lost before the place where a compressed file is damaged
 _SHOWN_BYTES = 2000  # of a line that is too long
 BLOCK_BYTES = 1 << 20
 """Read at once [bytes]: large against the cost of a call, small against memory."""
@@ -305,12 +307,27 @@ def _stretch(span: Span, boundary: re.Pattern[bytes]) -> Iterator[bytes]:
     with opened(span.path) as stream:
         if start:
             stream.seek(start)
-        at_the_top = start == 0
-        while block := _next_block(stream, left, span.path):
-            if left is not None:
-                left -= len(block)
-            yield block.removeprefix(_BYTE_ORDER_MARK) if at_the_top else block
-            at_the_top = False
+        at_the_top, passed = start == 0, 0
+        try:
+            while block := _next_block(stream, left, span.path):
+                passed += len(block)
+                if left is not None:
+                    left -= len(block)
+                yield block.removeprefix(_BYTE_ORDER_MARK) if at_the_top else block
+                at_the_top = False
+        except DamagedFileError:
+            if compression_of(span.path):
+                yield from _salvaged(span.path, passed)
+            raise
+
+
+def _salvaged(path: str, passed: int) -> Iterator[bytes]:
+    """What a damaged compressed file still holds behind the last whole block: it is decompressed once more, in small pieces."""
+    with opened(path) as stream, contextlib.suppress(DamagedFileError):
+        while passed and (block := _next_block(stream, min(passed, BLOCK_BYTES), path)):
+            passed -= len(block)
+        while block := _next_block(stream, _SALVAGED_BYTES, path):
+            yield block
 
 
 def _next_block(stream: pa.NativeFile, left: int | None, path: str) -> bytes:
