@@ -444,7 +444,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, source: dict[str, Any], endin
     assert str(path) in out.warnings[0]
     if source["use"] == "jsonl" or "split" in source:
         assert f"its first {len(found) - 2} lines" in lost[0]["detail"]
-        assert 0.9 * keep < len(found) / 3000 < keep, "all but the last few bytes before the damage"
+        assert 0.9 * keep < len(found) / 3000 < keep + 0.01, "all but the last few bytes before the damage"
     problem = problem_of(tmp_path, settings, max_damaged_files=0)
     assert "1 file is damaged, more than max_damaged_files 0 allows: " in problem
     alone = problem_of(tmp_path, {"use": "text", "paths": str(path)})
