@@ -10,7 +10,6 @@ import torch
 
 from headwater.core.errors import HeadwaterError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.core.units import format_bytes, format_count
 from headwater.model import checkpoint, hf
 from headwater.model.config import (
     CheckpointWeights,
@@ -37,7 +36,10 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
     more: dict[str, Any] = {}
     match settings:
         case RandomWeights():
-            config = settings.model_for(hf.vocabulary_size(tokenizer))
+            config, derived = settings.derive(hf.vocabulary_size(tokenizer))
+            more["derived"] = [number._asdict() for number in derived]
+            for number in derived:
+                out.note(str(number))
             model = random_model(config, settings.seed, settings.residual)
             notes["expected_initial_loss"] = config.expected_initial_loss(settings.residual)
         case HuggingFaceWeights():
@@ -50,11 +52,7 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
     checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes)
     config = model.config
     flops = config.flops_per_token(config.context_length)
-    out.note(
-        f"{hf.architecture(config).removesuffix('ForCausalLM')} of {format_count(config.parameters())} parameters, "
-        f"{format_count(flops)} FLOPs per token at {config.context_length} tokens of context, "
-        f"{format_bytes(config.training_bytes())} to train before activations"
-    )
+    out.note(config.describe())
     return {
         "model": config.model_dump(mode="json"),
         "parameters": config.parameters(),
