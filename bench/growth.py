@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import zstandard
 
 from headwater.core.hardware import set_environment, share_processor
@@ -58,6 +61,17 @@ WHICH = {
     "highest twice": [0, 1, 2, 2, 3, 3],
     "highest, as a stack": [0, 1, 2, 3, 2, 3],
 }
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""Degrees of freedom -> 97.5 % quantile of Student's t."""
+FIGURE = {
+    "scratch": f"{GROWN_LAYERS} layers from scratch",
+    "base": f"{BASE_LAYERS} layers, never grown",
+    "depth_upscale at 10 %": "grown after 2 tokens per parameter",
+    "depth_upscale at 50 %": "grown after 10",
+    "depth_upscale at 100 %": "grown after 20",
+    "depth_upscale at 200 %": "grown after 40",
+}
+"""What is drawn, and its name there."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +100,11 @@ def cases() -> Iterator[Case]:
     grown = GROWN_LAYERS
     yield Case("base", 2 * CHINCHILLA, warmup=20, every=70)
     yield Case("scratch", SCRATCH, layers=grown, warmup=20, every=50)
-    yield Case("continued at 100 %", 300, "base", CHINCHILLA)
+    yield Case("continued at 100 %", 330, "base", CHINCHILLA)
     for name, growth in METHODS.items():
         yield Case(f"{name} at 100 %", AFTER, "base", CHINCHILLA, growth)
     yield Case("depth_upscale, fresh, warm-up 20", AFTER, "base", CHINCHILLA, SOLAR, state="fresh", warmup=20)
-    yield Case("continued at 200 %", 300, "base", 2 * CHINCHILLA)
+    yield Case("continued at 200 %", 330, "base", 2 * CHINCHILLA)
     yield Case("depth_upscale at 200 %", AFTER, "base", 2 * CHINCHILLA, SOLAR)
     yield Case("depth_upscale at 10 %", 660, "base", CHINCHILLA // 10, SOLAR, every=30)
     yield Case("depth_upscale at 50 %", 460, "base", CHINCHILLA // 2, SOLAR, every=30)
@@ -102,7 +116,7 @@ def cases() -> Iterator[Case]:
     yield Case("shrunk", AFTER, "scratch", None, {"use": "drop_layers", "count": 2})
     # a released base has had its decay; then each trains on, and decays in the end
     yield Case("base decayed", 140, "base", CHINCHILLA, decay=True)
-    yield Case("released, continued", 300, "base decayed")
+    yield Case("released, continued", 330, "base decayed")
     yield Case("released, depth_upscale", AFTER, "base decayed", None, SOLAR)
     yield Case(
         "released, depth_upscale, fresh, warm-up 20", AFTER, "base decayed", None, SOLAR, state="fresh", warmup=20
@@ -110,7 +124,7 @@ def cases() -> Iterator[Case]:
     for name, sources in WHICH.items():
         yield Case(f"layers: {name}", AFTER, "base", CHINCHILLA, {"use": "layers", "sources": sources})
     yield Case("scratch decayed", 140, "scratch", None, decay=True)
-    yield Case("continued decayed", 200, "continued at 200 %", None, decay=True)
+    yield Case("continued decayed", 210, "continued at 200 %", None, decay=True)
     yield Case("grown decayed", 140, "depth_upscale at 200 %", None, decay=True)
 
 
@@ -249,16 +263,240 @@ def _layers(results: Any) -> int:
     return checkpoint.read_info(results.stages["initialize"] / "checkpoint").config.num_layers
 
 
+class Run(NamedTuple):
+    """One row of results: a case with one seed."""
+
+    layers: int
+    before: float
+    """What was spent before its first step, its source and that one's source included."""
+    costs: np.ndarray
+    """Spent after its first step, at each validation."""
+    losses: np.ndarray
+    """[nats per token]"""
+
+    @property
+    def totals(self) -> np.ndarray:
+        """Spent since random weights."""
+        return self.before + self.costs
+
+
+Runs = dict[tuple[str, int], Run]
+
+
+def read_runs(work: Path, per_step: dict[int, float] | None = None) -> Runs:
+    """All rows; costs in FLOPs, or in seconds where `per_step` gives those of a step by number of layers."""
+    rows = {}
+    for path in sorted(work.glob("results-*.jsonl")):
+        rows |= {(row["case"], row["seed"]): row for row in map(json.loads, path.read_text().splitlines())}
+    cost = {key: per_step[row["layers"]] if per_step else row["flops_per_step"] for key, row in rows.items()}
+
+    def before(key: tuple[str, int]) -> float:
+        row = rows[key]
+        if row["source"] is None:
+            return 0.0
+        source = row["source"], row["seed"]
+        step = row["source_step"] or rows[source]["steps"]
+        return before(source) + step * cost[source]
+
+    found = {}
+    for key, row in rows.items():
+        steps, losses, _ = np.array(row["curve"]).T
+        found[key] = Run(row["layers"], before(key), steps * cost[key], losses)
+    return found
+
+
+def cost_of(run: Run, loss: float) -> float:
+    """What was spent after the first step until the curve first comes down to a loss; infinite if it never does."""
+    below = np.flatnonzero(run.losses <= loss)
+    if not len(below):
+        return math.inf
+    at = below[0]
+    if at == 0:
+        return 0.0
+    share = (run.losses[at - 1] - loss) / (run.losses[at - 1] - run.losses[at])
+    return float(run.costs[at - 1] + share * (run.costs[at] - run.costs[at - 1]))
+
+
+def loss_at(run: Run, total: float) -> float:
+    """The loss when so much was spent since random weights; not a number beyond the end of the curve."""
+    inside = run.totals[0] <= total <= run.totals[-1] * 1.005
+    return float(np.interp(total, run.totals, run.losses)) if inside else math.nan
+
+
+def band(values: Sequence[float]) -> str:
+    """Mean and 95 % confidence band over seeds, by Student's t."""
+    known = [value for value in values if math.isfinite(value)]
+    if len(known) < len(values) or not known:
+        return f"not reached by {len(values) - len(known)} of {len(values)}" if values else "-"
+    mean = statistics.mean(known)
+    if len(known) < 2:
+        return f"{mean:.3f} (1 seed)"
+    half = STUDENT[len(known) - 1] * statistics.stdev(known) / math.sqrt(len(known))
+    return f"{mean:.3f} ± {half:.3f}"
+
+
+class Table:
+    """The comparisons of one unit of cost."""
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+
+    def seeds(self, *cases: str) -> list[int]:
+        """The seeds with which all of these cases were run."""
+        return [seed for seed in range(100) if all((case, seed) in self.runs for case in cases)]
+
+    def start(self, case: str) -> str:
+        """Loss before the first step."""
+        return band([self.runs[case, seed].losses[0] for seed in self.seeds(case)])
+
+    def end(self, case: str) -> str:
+        """Loss after the last."""
+        return band([self.runs[case, seed].losses[-1] for seed in self.seeds(case)])
+
+    def against(self, case: str, other: str) -> str:
+        """Loss at the end of a case less that of another when it had cost as much, its sources counted."""
+        pairs = [(self.runs[case, seed], self.runs[other, seed]) for seed in self.seeds(case, other)]
+        return band([run.losses[-1] - loss_at(control, run.totals[-1]) for run, control in pairs])
+
+    def saving(self, case: str, given: bool) -> str:
+        """Share of the cost that a case saves until it is as good as a model from scratch that cost as much as its end."""
+        found = []
+        for seed in self.seeds(case, "scratch"):
+            run, scratch = self.runs[case, seed], self.runs["scratch", seed]
+            total = min(run.totals[-1], scratch.totals[-1])
+            spent = cost_of(run, loss_at(scratch, total)) + (0.0 if given else run.before)
+            found.append(1 - spent / total)
+        return band(found)
+
+    def recovery(self, case: str) -> str:
+        """Steps, as a share of all of the case, until it is as good again as what it was made of."""
+        found = []
+        for seed in self.seeds(case, "base"):
+            run, base = self.runs[case, seed], self.runs["base", seed]
+            found.append(cost_of(run, loss_at(base, run.before)) / run.costs[-1])
+        return band(found)
+
+    def shrinking(self) -> str:
+        """Share of the cost from scratch that a shrunk model saves until it is as good, its source given."""
+        found = []
+        for seed in self.seeds("shrunk", "base"):
+            base = self.runs["base", seed]
+            total = base.totals[-1] * CHINCHILLA / (2 * CHINCHILLA)
+            found.append(1 - cost_of(self.runs["shrunk", seed], loss_at(base, total)) / total)
+        return band(found)
+
+
+def tell(work: Path, figure: Path | None) -> None:
+    """Print the tables, and draw the curves."""
+    flops = Table(read_runs(work))
+    speeds = json.loads((work / "speed.json").read_text()) if (work / "speed.json").is_file() else None
+    seconds = None
+    if speeds:
+        print(f"Processor seconds of a step, in turns in one process: {speeds}\n")
+        seconds = Table(read_runs(work, {int(layers): value for layers, value in speeds.items()}))
+    done = dict.fromkeys(case for case, _ in flops.runs)
+    print("| run | seeds | loss before its first step | at its end |\n|---|---|---|---|")
+    for case in done:
+        print(f"| {case} | {len(flops.seeds(case))} | {flops.start(case)} | {flops.end(case)} |")
+    print(
+        "\nDifferences of loss at the end of a run, at equal cost with all sources counted (below 0: growing is better); "
+        "savings up to the loss of a model from scratch of the same whole cost.\n"
+    )
+    head = "against scratch | against the base going on | saved, base given | saved, base counted | recovered after"
+    for unit, table in (("FLOPs", flops), ("seconds", seconds)):
+        if table is None:
+            continue
+        print(f"\n| equal {unit} | {head} |\n|---|---|---|---|---|---|")
+        for case in (case for case in done if case.startswith(("depth", "stack", "inter", "identity", "layers"))):
+            point = case.rpartition(" at ")[2] if " at " in case else "100 %"
+            control = f"continued at {point}" if f"continued at {point}" in done else "base"
+            cells = (
+                table.against(case, "scratch"),
+                table.against(case, control),
+                table.saving(case, given=True),
+                table.saving(case, given=False),
+                table.recovery(case),
+            )
+            print(f"| {case} | {' | '.join(cells)} |")
+        for case in (case for case in done if case.startswith("released, ") and case != "released, continued"):
+            print(f"| {case} | - | {table.against(case, 'released, continued')} | - | - | - |")
+        print(f"| grown and decayed | - | {table.against('grown decayed', 'continued decayed')} | - | - | - |")
+        print(f"\nShrunk, saved of training {BASE_LAYERS} layers from scratch, its source given: {table.shrinking()}")
+    if figure:
+        draw(flops, figure)
+
+
+def draw(table: Table, path: Path) -> None:
+    """The curves, means over seeds, against all that was spent."""
+    import altair
+
+    shown = [case for case in dict.fromkeys(case for case, _ in table.runs) if case in FIGURE]
+    points = []
+    for case in shown:
+        runs = [table.runs[case, seed] for seed in table.seeds(case)]
+        losses = np.mean([run.losses for run in runs], axis=0)
+        for spent, loss in zip(runs[0].totals, losses, strict=True):
+            points.append({"run": FIGURE[case], "PFLOP": spent / 1e15, "loss": loss})
+    low = min(point["loss"] for point in points)
+    scale = altair.Scale(domain=[low - 0.02, low + 0.6], clamp=False)
+    chart = (
+        altair.Chart(altair.Data(values=points))
+        .mark_line(clip=True, strokeWidth=1.5)
+        .encode(
+            x=altair.X("PFLOP:Q", title="PFLOP since random weights, sources counted"),
+            y=altair.Y("loss:Q", title="validation loss [nats per token]", scale=scale),
+            color=altair.Color("run:N", title=None, sort=list(FIGURE.values())),
+        )
+        .properties(width=640, height=380)
+    )
+    chart.save(path)
+
+
+def speed(work: Path, rounds: int = 12) -> None:
+    """Processor seconds of a step of both depths, taken in turns: the medians, for `tell`."""
+    from headwater.core.stage import Workspace
+    from headwater.flow import run
+    from headwater.training.train import Run as Training
+
+    trainings = {}
+    for layers in (BASE_LAYERS, GROWN_LAYERS):
+        recipe = recipe_of(Case("speed", 10_000, layers=layers), 0, work, {})
+        results = run(recipe, until="initialize")
+        out = Workspace(work / "speed" / str(layers), recipe.machine)
+        out.folder.mkdir(parents=True, exist_ok=True)
+        inputs = {"tokens": results.stages["encode"], "checkpoint": results.stages["initialize"]}
+        trainings[layers] = Training(recipe.train.model_copy(update={"validate_every": 0}), inputs, out)
+    times: dict[int, list[float]] = {layers: [] for layers in trainings}
+    for turn in range(rounds):
+        for layers, training in trainings.items():
+            for _ in range(5):
+                start = time.process_time()
+                training.step()
+                if turn:  # the first turn compiles
+                    times[layers].append(time.process_time() - start)
+    medians = {layers: statistics.median(values) for layers, values in times.items()}
+    (work / "speed.json").write_text(json.dumps(medians))
+    for layers, value in medians.items():
+        print(f"{layers} layers: {value * 1000:.1f} ms, {BATCH / value:,.0f} tokens per processor second")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["run"])
+    parser.add_argument("verb", choices=["run", "speed", "tell"])
     parser.add_argument("--work", type=Path, default=Path("growth"), help="folder of all that is made")
     parser.add_argument("--books", type=Path, help="books as jsonl.zst with a column text")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", default="", help="runs whose name has this in it, besides those from random weights")
+    parser.add_argument("--figure", type=Path, help="where to draw the curves (.svg or .png)")
     given = parser.parse_args()
+    if given.verb == "tell":
+        tell(given.work, given.figure)
+        return
     set_environment(TORCHINDUCTOR_COMPILE_THREADS="1", OMP_NUM_THREADS="1")
     share_processor()
+    if given.verb == "speed":
+        speed(given.work)
+        return
     given.work.mkdir(parents=True, exist_ok=True)
     if not (given.work / "pages.jsonl").is_file():
         write_pages(given.books, given.work / "pages.jsonl")
