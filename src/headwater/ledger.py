@@ -212,7 +212,9 @@ def _first_steps(train: Path, encode: Path, places: Mapping[str, list[int]]) -> 
     """The first step, counted from 0, that saw each document; of those that were seen at all."""
     manifest = read_json(train / "manifest.json")
     settings = Train.model_validate(manifest["settings"])
-    batches = Batches(encode, settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed)
+    batches = Batches(
+        encode, settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed, settings.packing
+    )
     steps = manifest["counts"]["steps"]
     found = (batches.steps_with(source, index, steps) for source, indexes in places.items() for index in indexes)
     return [steps_with[0] for steps_with in found if steps_with]

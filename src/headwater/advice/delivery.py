@@ -80,7 +80,12 @@ def delivery(steps: Sequence[Step], store: Path) -> Delivery | None:
     rows, ends_by = _rows(steps, settings, store)
     if named["encode"].finished:
         batches = Batches(
-            named["encode"].folder, settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed
+            named["encode"].folder,
+            settings.mixture,
+            settings.sequence_length,
+            settings.batch_sequences,
+            settings.seed,
+            settings.packing,
         )
         return _checked(settings.mixture, batches.tokens, settings.sequence_length, rows, "counted", ends_by)
     tokens = _estimated_tokens(named)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from headwater.core.config import Config
 from headwater.core.units import Count, Seconds, Tokens
 from headwater.tokens.mixture import Mixture
+from headwater.tokens.packing import Concatenate, Packing
 from headwater.training.schedule import Schedule, WarmupStableDecay
 
 
@@ -92,6 +93,8 @@ class Train(Config):
     """Translate the model to machine code first. `auto` goes on without it, with a warning, where that fails."""
     mixture: Mixture = Mixture()
     """What share of the training tokens comes from each source."""
+    packing: Packing = Concatenate(use="concatenate")
+    """How documents become rows. Attention never crosses the border of two documents, whichever way."""
     seed: int = 0
     """Which order of the documents."""
     log_every: Count = Field(default=1, ge=1)

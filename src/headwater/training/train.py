@@ -92,7 +92,12 @@ class Run:
             newest or inputs["checkpoint"] / "checkpoint", self.arithmetic.device
         )
         self.batches = Batches(
-            inputs["tokens"], settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed
+            inputs["tokens"],
+            settings.mixture,
+            settings.sequence_length,
+            settings.batch_sequences,
+            settings.seed,
+            settings.packing,
         )
         _check_fit(settings, self.model, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         self.most_steps, self.scarcest = _most_steps(self.batches)
@@ -239,8 +244,9 @@ class Run:
     def _gradient(self, batch: Batch) -> tuple[float, float]:
         """Forward and backward over the micro-batches of a batch: mean loss, and norm of the gradient."""
         loss = torch.zeros((), device=self.arithmetic.device)
+        counted = self.batches.counted_targets(self.steps_done)
         for tokens, targets, documents in self._micro_batches(batch):
-            share = len(tokens) / self.settings.batch_sequences
+            share = (targets >= 0).sum() / counted
             part = self.model.loss(tokens, targets, documents) * share
             part.backward()
             loss += part.detach()
