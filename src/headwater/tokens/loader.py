@@ -7,7 +7,7 @@ a rank takes its rows of the batch. NumPy only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,8 +65,9 @@ class Batches:
         mixture: Mixture,
         sequence_length: int,
         batch_sequences: int,
-        seed: int,
+        seed: int | str,
         packing: Packing = Concatenate(use="concatenate"),  # noqa: B008  # frozen
+        rows_before: Mapping[str, int] | None = None,
     ) -> None:
         """Open the token shards of a run.
 
@@ -77,6 +78,7 @@ class Batches:
             batch_sequences: rows of a batch.
             seed: which shuffling.
             packing: how documents become rows.
+            rows_before: rows of each source that are taken already; these batches go on after them.
 
         Raises:
             MismatchError: mixture and sources do not fit, or a source is shorter than a row.
@@ -87,6 +89,7 @@ class Batches:
         self.sequence_length = sequence_length
         self.batch_sequences = batch_sequences
         self.tokens = {name: folder.counts(name, TRAINING).tokens for name in folder.sources}
+        self.rows_before = dict(rows_before or {})
         self.copies: dict[str, dict[str, int]] = {}
         self.fits: dict[str, Fit] = {}
         repeats = self._repeats(folder, f"{seed}")
@@ -138,7 +141,11 @@ class Batches:
         """Where the rows of step `step` come from; steps count from 0."""
         first = step * self.batch_sequences
         places = (self._pattern.row(number) for number in range(first, first + self.batch_sequences))
-        return [Row(source, self._rows[source].pieces(row)) for source, row in places]
+        return [Row(name, self._rows[name].pieces(self.rows_before.get(name, 0) + row)) for name, row in places]
+
+    def rows_of(self, steps: int) -> dict[str, int]:
+        """How many rows the first `steps` steps take from each source."""
+        return self._pattern.counts(steps * self.batch_sequences)
 
     def steps_with(self, source: str, document: int, steps: int) -> list[int]:
         """Which of the first `steps` steps have a token of a document among their inputs, counted from 0, in order.
@@ -150,8 +157,9 @@ class Batches:
         """
         if source not in self._rows:
             return []
-        rows = self._pattern.counts(steps * self.batch_sequences)[source]
-        numbers = (self._pattern.number(source, row) for row in self._rows[source].rows_of(document, rows))
+        before = self.rows_before.get(source, 0)
+        found = self._rows[source].rows_of(document, before + self.rows_of(steps)[source])
+        numbers = (self._pattern.number(source, row - before) for row in found if row >= before)
         return sorted({number // self.batch_sequences for number in numbers})
 
     def counted_targets(self, step: int) -> int:

@@ -45,6 +45,13 @@ class Fit:
     cut_off_share: float
     """Share of the tokens that such a cut parts from the beginning of their document: they are trained on without it."""
 
+    def __str__(self) -> str:
+        """The numbers in a sentence."""
+        return (
+            f"{self.rows:,.0f} rows an epoch, {self.padding_share:.2%} padding; {self.documents_cut:,} documents are cut "
+            f"that would fit in a row, {self.cut_off_share:.2%} of the tokens without their beginning"
+        )
+
     def to_json(self) -> dict[str, float]:
         """The numbers for a manifest."""
         return asdict(self)
