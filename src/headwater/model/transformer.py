@@ -33,6 +33,7 @@ class KVCache:
     Attributes:
         length: positions seen so far.
         capacity: the most positions that fit.
+        first_B: where the text of each row begins, when rows of different lengths were filled up in front; else None.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class KVCache:
     ) -> None:
         """Make room for `rows` rows of up to `capacity` tokens; by default the model's context length."""
         self.length = 0
+        self.first_B: Tensor | None = None
         self.capacity = capacity or config.context_length
         shape = (config.num_layers, 2, rows, config.num_kv_heads, self.capacity, config.head_size)
         self._kv = torch.zeros(shape, device=device, dtype=dtype)
@@ -107,10 +109,11 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHE, k_BTKE = self.q_norm(q_BTHE), self.k_norm(k_BTKE)
         q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
-        if cache is None:
+        seen = None if cache is None else cache.extend(self.layer, k_BTKE, v_BTKE)
+        if cache is None or seen is None or not cache.length:  # these positions are all there are
             y_BTHE = block_causal_attention(q_BTHE, k_BTKE, v_BTKE, start_BT)
         else:
-            y_BTHE = cached_attention(q_BTHE, *cache.extend(self.layer, k_BTKE, v_BTKE))
+            y_BTHE = cached_attention(q_BTHE, *seen, cache.first_B)
         return self.out(y_BTHE.flatten(2))
 
 
@@ -191,20 +194,33 @@ class Transformer(nn.Module):
             tokens_BT: token ids.
             documents_BT: number of each token's document within its row, rising; attention stays inside a document.
                 None: each row is one document.
-            cache: positions seen before; these tokens follow them, and are added to it.
+            cache: positions seen before; these tokens follow them, and are added to it. Documents can be told apart
+                when it is empty; later tokens go on with the last one of each row.
         """
         start = 0 if cache is None else cache.length
         end = start + tokens_BT.shape[1]
-        assert end <= self.config.context_length, f"{end} positions, context_length {self.config.context_length}"
         x_BTD = F.embedding(tokens_BT, self.embedding.weight)
         x_BTD = x_BTD.to(self.compute_dtype or x_BTD.dtype)
-        rope = (self.rope_cos[start:end].to(x_BTD.dtype), self.rope_sin[start:end].to(x_BTD.dtype))
         start_BT = None if documents_BT is None else document_starts(documents_BT)
+        if cache is not None and start_BT is not None:
+            assert not start, "documents are told apart when the cache is empty"
+            cache.first_B = start_BT[:, -1]
+        rope = self._rope(start, end, None if cache is None else cache.first_B, x_BTD.dtype)
         for block in self.blocks:
             x_BTD = block(x_BTD, rope, start_BT, cache)
         if cache is not None:
             cache.length = end
         return self.norm(x_BTD)
+
+    def _rope(self, start: int, end: int, first_B: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions, counted from where the text of each row begins [T or B, T; 1; E/2]."""
+        if first_B is None:
+            assert end <= self.config.context_length, f"{end} positions, context_length {self.config.context_length}"
+            return self.rope_cos[start:end].to(dtype), self.rope_sin[start:end].to(dtype)
+        # what stands before a text, or goes on after the context of a row is full, counts nowhere
+        position_BT = torch.arange(start, end, device=first_B.device) - first_B[:, None]
+        position_BT = position_BT.clamp(0, self.config.context_length - 1)
+        return self.rope_cos[position_BT].to(dtype), self.rope_sin[position_BT].to(dtype)
 
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """The logits of the token after each position [B, T, V]; arguments as in `hidden`."""
@@ -303,8 +319,8 @@ def block_causal_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, start
     return torch.cat(pieces, dim=1).view(B, K, T, G, E).transpose(1, 2).reshape(B, T, H, E)
 
 
-def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
-    """Attention of the last T of S positions to all positions up to their own [B, T, H, E]."""
+def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, first_B: Tensor | None = None) -> Tensor:
+    """Attention of the last T of S positions to all positions from `first_B` up to their own [B, T, H, E]."""
     B, T, H, E = q_BTHE.shape
     K, S = k_BKSE.shape[1:3]
     q_BKNE = q_BTHE.view(B, T, K, -1, E).transpose(1, 2).reshape(B, K, -1, E)
@@ -312,6 +328,9 @@ def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
     if T > 1:
         position_S = torch.arange(S, device=scores.device)
         scores = scores.masked_fill((position_S > position_S[S - T :, None])[:, None], float("-inf"))
+    if first_B is not None:
+        position_S = torch.arange(S, device=scores.device)
+        scores = scores.masked_fill((position_S < first_B[:, None])[:, None, None, None], float("-inf"))
     weights = scores.softmax(dim=-1).to(v_BKSE.dtype)
     return (weights.view(B, K, -1, S) @ v_BKSE).view(B, K, T, -1, E).transpose(1, 2).reshape(B, T, H, E)
 
