@@ -60,10 +60,12 @@ def new(
 def check(recipe: Recipe, /, *overrides: Overrides) -> None:
     """Check a recipe: every problem at once, each with its place. Nothing runs."""
     from headwater.flow import stages_of
-    from headwater.recipe import load
+    from headwater.recipe import load, model_of
 
     loaded = load(recipe, *overrides)
     print(f"{recipe}: ok, {len(stages_of(loaded))} stages: {', '.join(stage.name for stage in stages_of(loaded))}")
+    for line in model_of(loaded):
+        print(line)
 
 
 @app.command
@@ -110,7 +112,13 @@ def plan(
         return
     if as_json:
         mixture = planned.delivery.rows() if planned.delivery else []
-        print_json({"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture})
+        derived = [number._asdict() for number in planned.derived]
+        model = planned.model and {
+            **planned.model.model_dump(),
+            "parameters": planned.model.parameters(),
+            "derived": derived,
+        }
+        print_json({"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture, "model": model})
         return
     print(planned)
 
@@ -294,13 +302,16 @@ def forget(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, Parameter(help="recipes, stages, sources, steps, presets or runs.")] = "recipes",
+    what: Annotated[str, Parameter(help="recipes, stages, sources, steps, presets, models or runs.")] = "recipes",
     *,
     as_json: Json = False,
 ) -> None:
-    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, runs in this folder."""
+    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, models, runs in this folder."""
     from headwater import listing
 
+    if what == "models" and as_json:
+        print_json(listing.model_facts())
+        return
     header, rows = listing.table_of(what)
     if as_json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
@@ -309,6 +320,8 @@ def list_(
     for row in rows:
         table.add_row(*row)
     print_table(table)
+    if what == "models":
+        print(f"\n{listing.MODELS_NOTE}")
 
 
 @app.command

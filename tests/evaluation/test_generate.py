@@ -8,6 +8,8 @@ from headwater.evaluation.config import Sampling
 from headwater.evaluation.generate import draw, penalise
 from headwater.evaluation.generate import generate as generate_together
 
+from .conftest import make_model
+
 PROMPT = [0, 5, 17, 80]
 
 
@@ -56,6 +58,14 @@ def test_a_prompt_must_fit_the_context(model, length: int):
 def test_ids_beyond_the_vocabulary_are_never_drawn(model):
     written = generate(model, PROMPT, max_new_tokens=28, temperature=5.0, vocab_size=20)
     assert max(written) < 20
+
+
+def test_padding_rows_are_never_drawn():
+    padded = make_model(vocab_size=128, padding_rows=31)
+    with torch.no_grad():
+        padded.embedding.weight[97:] = 9.0  # nobody's logits would be larger
+    written = generate(padded, PROMPT, max_new_tokens=28, temperature=5.0)
+    assert max(written) < 97
 
 
 def frequencies(draws: int = 20_000, **settings) -> list[float]:

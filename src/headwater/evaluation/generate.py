@@ -53,7 +53,7 @@ def generate(
     for _ in range(new):
         with torch.inference_mode():
             x_BD = model.hidden(tokens_BT, documents_BT, cache)[:, -1]
-            logits_BV = (x_BD @ model.head_weight.to(x_BD.dtype).T)[:, :vocab_size].float().cpu()
+            logits_BV = model.logits(x_BD)[:, :vocab_size].float().cpu()
         if not torch.isfinite(logits_BV).all():
             raise not_finite("generate")
         drawn = [writer(logits_V) for writer, logits_V in zip(writers, logits_BV, strict=True)]

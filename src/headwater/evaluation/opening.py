@@ -59,8 +59,8 @@ def open_model(
     except HeadwaterError as error:
         raise as_input(error, "check the path of the model") from None
     codec = Codec(tokenizer)
-    if model.config.vocab_size < codec.vocab_size:
-        problem = f"the model knows {model.config.vocab_size:,} tokens, the tokenizer has {codec.vocab_size:,}"
+    if model.config.token_types < codec.vocab_size:
+        problem = f"the model knows {model.config.token_types:,} tokens, the tokenizer has {codec.vocab_size:,}"
         raise MismatchError(problem, place=place, hint="give the tokenizer that belongs to the model")
     check_finite(model, weights)
     return Opened(place, model.to(dtype).eval(), codec, done)

@@ -345,7 +345,7 @@ class Run:
         """Compare the loss before the first update with what random weights give."""
         self.state["initial_loss"] = loss
         expected = self.start.notes.get("expected_initial_loss")
-        chance = math.log(self.model.config.vocab_size)
+        chance = math.log(self.model.config.token_types)
         if expected is None:
             self.out.note(f"initial loss {loss:.3f} nats per token; guessing would be {chance:.3f}")
             if loss > chance + INITIAL_LOSS_TOLERANCE:
@@ -470,10 +470,17 @@ def _stop_signals() -> Iterator[_Stop]:
 
 
 def adapt(model: Transformer, stretch: Stretch) -> None:
-    """Change a model's positions where a phase says so."""
+    """Change a model's positions where a phase says so.
+
+    Raises:
+        MismatchError: its positions are learned.
+    """
     if stretch.phase is None or stretch.phase.rope_theta is None:
         return
     config = model.config
+    if config.positions != "rotary":
+        place, hint = f"train.phases.{stretch.name}.rope_theta", "leave it out"
+        raise MismatchError("the model's positions are learned: it has no rotary base", place=place, hint=hint)
     changes = {
         "rope_theta": stretch.phase.rope_theta,
         "context_length": max(config.context_length, stretch.settings.sequence_length),
@@ -486,9 +493,9 @@ def _check_fit(settings: Train, model: Transformer, batches: PhasedBatches, voca
     """Make sure that settings, model and tokens fit before anything is computed."""
     config = model.config
     check_contexts(batches.stretches, config.context_length)
-    if vocab_size > config.vocab_size:
+    if vocab_size > config.token_types:
         raise MismatchError(
-            f"the tokens are of a vocabulary of {vocab_size:,}, the model has {config.vocab_size:,} rows",
+            f"the tokens are of a vocabulary of {vocab_size:,}, the model knows {config.token_types:,} tokens",
             place="train",
             hint="encode with the tokenizer that belongs to the model",
         )
