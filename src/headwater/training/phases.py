@@ -18,6 +18,7 @@ from headwater.core.units import Tokens, format_count
 from headwater.tokens.loader import Batch, Batches, Row
 from headwater.tokens.mixture import Mixture, MixturePlan, together
 from headwater.tokens.packing import Packing
+from headwater.tokens.table import write_table
 from headwater.training.schedule import Schedule
 
 if TYPE_CHECKING:  # its settings hold a list of these
@@ -316,3 +317,24 @@ def phases_to_json(batches: PhasedBatches, steps: int) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def write_rows(train: Train, token_folder: Path, path: Path, steps: int | None) -> int:
+    """Write the rows of a run as a parquet file, as `write_table`; returns how many there are.
+
+    Args:
+        train: the run.
+        token_folder: folder of a finished stage encode.
+        path: the file.
+        steps: how many steps; by default all, or one epoch of the shortest-lived source where a budget decides.
+
+    Raises:
+        InputError: the path is no parquet file, or there is such a file.
+        MismatchError: the mixture cannot deliver so many steps.
+    """
+    batches = PhasedBatches(token_folder, train)
+    if steps is None:
+        scarcest = min(source.available_tokens / source.weight for source in batches.plan(1).sources)
+        steps = train.planned_steps or max(int(scarcest) // train.batch_tokens, 1)
+    batches.plan(steps)
+    return write_table(batches, range(steps), path)
