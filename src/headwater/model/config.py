@@ -102,6 +102,9 @@ class CheckpointWeights(Config):
     """`checkpoint`: a checkpoint folder of another run."""
     path: Folder
     """The folder: the one that holds model.json."""
+    optimizer_state: Literal["auto", "keep", "fresh"] = "auto"
+    """The optimizer's moments, with which training wrote the checkpoint: training goes on from them (`auto`, with a
+    warning where there are none; `keep`, refused where there are none), or begins with `fresh` ones."""
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
         """The content of its files.

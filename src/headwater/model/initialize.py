@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from headwater.core.errors import HeadwaterError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
@@ -20,6 +21,8 @@ from headwater.model.config import (
     RandomWeights,
 )
 from headwater.model.grow import prove, regrow
+from headwater.model.growth import Layer
+from headwater.model.moments import carried
 from headwater.model.shape import Residual
 from headwater.model.transformer import Transformer
 
@@ -34,6 +37,7 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
     tokenizer = inputs["tokenizer"] / "tokenizer"
     notes: dict[str, Any] = {"initialized": settings.use, "step_in_source": 0, "expected_initial_loss": None}
     more: dict[str, Any] = {}
+    moments: dict[str, Tensor] = {}
     match settings:
         case RandomWeights():
             config, derived = settings.derive(hf.vocabulary_size(tokenizer))
@@ -46,10 +50,12 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
             model = hf.read_folder(settings.path, allow_pickle=settings.allow_pickle, warn=out.warn)
         case CheckpointWeights():
             model, notes["step_in_source"] = _load_checkpoint(settings)
+            moments = carried(settings, None, out)
         case GrownWeights():
-            model, more["grown"] = _grow(settings, tokenizer, out)
+            model, layers, more["grown"] = _grow(settings, tokenizer, out)
+            moments = carried(settings.source, layers, out)
     hf.check_vocabulary(model.config.token_types, tokenizer)
-    checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes)
+    checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes, training_tensors=moments or None)
     config = model.config
     flops = config.flops_per_token(config.context_length)
     out.note(config.describe())
@@ -62,6 +68,7 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
         "training_bytes": config.training_bytes(),
         "weights": weight_statistics(model),
         "step_in_source": notes["step_in_source"],
+        "optimizer_state_tensors": len(moments),
         **more,
     }
 
@@ -111,8 +118,10 @@ def weight_statistics(model: Transformer) -> dict[str, dict[str, float]]:
     return statistics
 
 
-def _grow(settings: GrownWeights, tokenizer: Path, out: Workspace) -> tuple[Transformer, dict[str, Any]]:
-    """A model out of another's layers, and what was found out about it."""
+def _grow(
+    settings: GrownWeights, tokenizer: Path, out: Workspace
+) -> tuple[Transformer, tuple[Layer, ...], dict[str, Any]]:
+    """A model out of another's layers, their map, and what was found out about it."""
     given = settings.source
     if isinstance(given, HuggingFaceWeights):
         source = hf.read_folder(given.path, allow_pickle=given.allow_pickle, warn=out.warn)
@@ -123,7 +132,7 @@ def _grow(settings: GrownWeights, tokenizer: Path, out: Workspace) -> tuple[Tran
     tokens = torch.tensor(hf.token_ids(tokenizer, settings.calibration))
     grown = {"layers": [layer._asdict() for layer in layers], **prove(model, source, layers, tokens)}
     _tell_growth(grown, source, out)
-    return model, grown
+    return model, layers, grown
 
 
 def _tell_growth(grown: dict[str, Any], source: Transformer, out: Workspace) -> None:

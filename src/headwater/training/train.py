@@ -27,6 +27,7 @@ from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.store import write_json
 from headwater.core.units import format_count, format_seconds
 from headwater.model import checkpoint
+from headwater.model.moments import PREFIX
 from headwater.model.transformer import Transformer
 from headwater.tokens.loader import Batch
 from headwater.tokens.mixture import SourcePlan
@@ -106,6 +107,8 @@ class Run:
         torch.manual_seed(settings.seed)
         if resumed:
             self._restore(resumed[0])
+        elif self.start.resumable:
+            self.optimizers.begin_with(_moments(checkpoint.load_training(self.start.folder)[0]))
         self.metrics = MetricsLog(out.folder / "metrics.jsonl", keep=self.steps_done)
         self.tensorboard = SummaryWriter(str(out.folder / "tensorboard"), purge_step=self.steps_done + 1)
         self._validated: tuple[int, dict[str, Any]] = -1, {}
@@ -217,13 +220,13 @@ class Run:
             "copies": self.batches.copies,
             "packing": self.batches.packed(),
             "phases": phases_to_json(self.batches, self.steps_done),
-            "forgetting": self.watch.to_json(),
+            "forgetting": self.watch.to_json() if self.continues or self.settings.forgetting else None,
         }
 
     def save(self, folder: Path | None = None) -> None:
         """Write a checkpoint from which the run can go on exactly, and remove old ones."""
         self._tick("training")
-        tensors = {f"optimizer/{name}": tensor for name, tensor in self.optimizers.tensors().items()}
+        tensors = {PREFIX + name: tensor for name, tensor in self.optimizers.tensors().items()}
         tensors["random/torch"] = torch.get_rng_state()
         folder = folder or checkpoint.step_folder(self.checkpoints, self.steps_done)
         checkpoint.save(folder, self.model, self.steps_done, self.start.notes, tensors, self.state)
@@ -434,9 +437,7 @@ class Run:
             self.out.warn(warning)
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        prefix = "optimizer/"
-        moments = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        self.optimizers.restore(moments)
+        self.optimizers.restore(_moments(tensors))
         torch.set_rng_state(tensors["random/torch"])
         spent = format_seconds(self.seconds_spent)
         self.out.note(f"resumed after step {self.steps_done:,} ({spent} of training)")
@@ -467,6 +468,11 @@ def _stop_signals() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _moments(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The optimizer's part of the tensors of a checkpoint."""
+    return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items() if key.startswith(PREFIX)}
 
 
 def adapt(model: Transformer, stretch: Stretch) -> None:
