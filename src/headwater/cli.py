@@ -168,6 +168,21 @@ def export(
 
 
 @app.command
+def tokens(
+    recipe: Recipe,
+    /,
+    *overrides: Overrides,
+    to: Annotated[Path, Parameter(help="Parquet file to write; must not exist.")],
+    steps: Annotated[int | None, Parameter(help="Of so many training steps; default: of all.")] = None,
+) -> None:
+    """Write the rows that a recipe trains on as a parquet file with a column input_ids, for other software."""
+    from headwater import flow
+    from headwater.recipe import load
+
+    print(f"{to}: {flow.tokens_to(load(recipe, *overrides), to, steps):,} rows")
+
+
+@app.command
 def generate(
     place: Annotated[
         str, Parameter(help="Name of a recipe that has run, folder of a run, checkpoint, or Hugging Face folder.")
