@@ -59,7 +59,6 @@ WHICH = {
     "lowest twice": [0, 0, 1, 1, 2, 3],
     "middle twice": [0, 1, 1, 2, 2, 3],
     "highest twice": [0, 1, 2, 2, 3, 3],
-    "highest, as a stack": [0, 1, 2, 3, 2, 3],
 }
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Degrees of freedom -> 97.5 % quantile of Student's t."""
@@ -70,6 +69,7 @@ FIGURE = {
     "depth_upscale at 50 %": "grown after 10",
     "depth_upscale at 100 %": "grown after 20",
     "depth_upscale at 200 %": "grown after 40",
+    "depth_upscale at 400 %": "grown after 80",
 }
 """What is drawn, and its name there."""
 
@@ -106,26 +106,35 @@ def cases() -> Iterator[Case]:
     yield Case("depth_upscale, fresh, warm-up 20", AFTER, "base", CHINCHILLA, SOLAR, state="fresh", warmup=20)
     yield Case("continued at 200 %", 330, "base", 2 * CHINCHILLA)
     yield Case("depth_upscale at 200 %", AFTER, "base", 2 * CHINCHILLA, SOLAR)
-    yield Case("depth_upscale at 10 %", 660, "base", CHINCHILLA // 10, SOLAR, every=30)
-    yield Case("depth_upscale at 50 %", 460, "base", CHINCHILLA // 2, SOLAR, every=30)
     yield Case("depth_upscale, fresh, warm-up 0", AFTER, "base", CHINCHILLA, SOLAR, state="fresh")
-    yield Case("depth_upscale, kept, warm-up 20", AFTER, "base", CHINCHILLA, SOLAR, warmup=20)
     yield Case("depth_upscale, kept, warm-up 100", AFTER, "base", CHINCHILLA, SOLAR, warmup=100)
-    yield Case("depth_upscale at 25 %", 585, "base", CHINCHILLA // 4, SOLAR, every=30)
+    # grown early: as long as makes the cost of the base's whole budget, its own part counted
+    yield Case("depth_upscale at 10 %", 450, "base", CHINCHILLA // 10, SOLAR, every=30)
+    yield Case("depth_upscale at 50 %", 250, "base", CHINCHILLA // 2, SOLAR, every=25)
+    # far beyond what a model of this size is usually trained for: 80 tokens per parameter
+    yield Case("base, long", 2 * CHINCHILLA, "base", every=140)
+    yield Case("continued at 400 %", 330, "base, long")
+    yield Case("depth_upscale at 400 %", AFTER, "base, long", None, SOLAR)
     # shrinking 6 layers to 4 with healing, against the 4 layers from scratch, which is "base"
     yield Case("shrunk", AFTER, "scratch", None, {"use": "drop_layers", "count": 2})
-    # a released base has had its decay; then each trains on, and decays in the end
+    # a released base has had its decay
     yield Case("base decayed", 140, "base", CHINCHILLA, decay=True)
     yield Case("released, continued", 330, "base decayed")
     yield Case("released, depth_upscale", AFTER, "base decayed", None, SOLAR)
     yield Case(
         "released, depth_upscale, fresh, warm-up 20", AFTER, "base decayed", None, SOLAR, state="fresh", warmup=20
     )
+    yield Case("depth_upscale at 25 %", 375, "base", CHINCHILLA // 4, SOLAR, every=25)
     for name, sources in WHICH.items():
         yield Case(f"layers: {name}", AFTER, "base", CHINCHILLA, {"use": "layers", "sources": sources})
-    yield Case("scratch decayed", 140, "scratch", None, decay=True)
-    yield Case("continued decayed", 210, "continued at 200 %", None, decay=True)
-    yield Case("grown decayed", 140, "depth_upscale at 200 %", None, decay=True)
+    for point in ("200 %", "400 %"):
+        yield Case(f"continued at {point}, decayed", 210, f"continued at {point}", None, decay=True)
+        yield Case(f"depth_upscale at {point}, decayed", 140, f"depth_upscale at {point}", None, decay=True)
+
+
+def generation(case: Case) -> int:
+    """How many runs went before this one."""
+    return 0 if case.source is None else 1 + generation(next(other for other in cases() if other.name == case.source))
 
 
 def write_pages(books: Path, out: Path, megabytes: int = 45, page: int = 2000) -> None:
@@ -181,7 +190,7 @@ def recipe_of(case: Case, seed: int, work: Path, folders: dict[str, Path], train
                 "optimizer": {"use": "muon"},
                 "schedule": {**kind, "warmup_steps": case.warmup},
                 "precision": "bf16",
-                "seed": seed if case.source is None else seed + LATE * (1 + (case.decay or "released" in case.name)),
+                "seed": seed + LATE * generation(case),
                 "log_every": 20,
                 "validate_every": case.every,
                 "validation_tokens": 16_384,
@@ -208,7 +217,7 @@ def start_loss(recipe: Any, results: Any) -> dict[str, float]:
     return {name: value["total"] for name, value in values.items()}
 
 
-def run_seed(work: Path, seed: int, only: str) -> None:
+def run_seed(work: Path, seed: int, only: Sequence[str]) -> None:
     """Do all runs of a seed that are not done yet, and write a row for each."""
     from headwater.core.log import read_metrics
     from headwater.core.store import read_json
@@ -218,7 +227,7 @@ def run_seed(work: Path, seed: int, only: str) -> None:
     rows = {row["case"]: row for row in map(json.loads, path.read_text().splitlines())} if path.is_file() else {}
     folders: dict[str, Path] = {name: Path(row["folder"]) for name, row in rows.items()}
     for case in cases():
-        if case.name in rows or (only not in case.name and case.source is not None):
+        if case.name in rows or (case.source is not None and not any(part in case.name for part in only)):
             continue
         recipe = recipe_of(case, seed, work, folders)
         clock = time.process_time()
@@ -389,6 +398,9 @@ class Table:
 def tell(work: Path, figure: Path | None) -> None:
     """Print the tables, and draw the curves."""
     flops = Table(read_runs(work))
+    if not flops.runs:
+        print("nothing was run yet: python bench/growth.py run --books books.jsonl.zst")
+        return
     speeds = json.loads((work / "speed.json").read_text()) if (work / "speed.json").is_file() else None
     seconds = None
     if speeds:
@@ -408,7 +420,7 @@ def tell(work: Path, figure: Path | None) -> None:
             continue
         print(f"\n| equal {unit} | {head} |\n|---|---|---|---|---|---|")
         for case in (case for case in done if case.startswith(("depth", "stack", "inter", "identity", "layers"))):
-            point = case.rpartition(" at ")[2] if " at " in case else "100 %"
+            point = case.partition(" at ")[2] or "100 %"
             control = f"continued at {point}" if f"continued at {point}" in done else "base"
             cells = (
                 table.against(case, "scratch"),
@@ -420,7 +432,6 @@ def tell(work: Path, figure: Path | None) -> None:
             print(f"| {case} | {' | '.join(cells)} |")
         for case in (case for case in done if case.startswith("released, ") and case != "released, continued"):
             print(f"| {case} | - | {table.against(case, 'released, continued')} | - | - | - |")
-        print(f"| grown and decayed | - | {table.against('grown decayed', 'continued decayed')} | - | - | - |")
         print(f"\nShrunk, saved of training {BASE_LAYERS} layers from scratch, its source given: {table.shrinking()}")
     if figure:
         draw(flops, figure)
@@ -482,11 +493,13 @@ def speed(work: Path, rounds: int = 12) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["run", "speed", "tell"])
+    parser.add_argument("verb", nargs="?", default="tell", choices=["run", "speed", "tell"])
     parser.add_argument("--work", type=Path, default=Path("growth"), help="folder of all that is made")
     parser.add_argument("--books", type=Path, help="books as jsonl.zst with a column text")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", default="", help="runs whose name has this in it, besides those from random weights")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="runs whose name has this in it, besides those from random weights"
+    )
     parser.add_argument("--figure", type=Path, help="where to draw the curves (.svg or .png)")
     given = parser.parse_args()
     if given.verb == "tell":
