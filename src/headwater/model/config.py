@@ -188,12 +188,32 @@ class CheckpointWeights(Config):
         return _content(self.path, ["model.json", "weights.safetensors"], hash_file)
 
 
+class GgufWeights(Config):
+    """Begin with the weights of a GGUF file."""
+
+    use: Literal["gguf"]
+    """`gguf`: a model in the format of llama.cpp, Llama or Qwen3. Quantised weights are turned back into numbers; what was
+    rounded away is lost, and the report says how many tensors were rounded."""
+    path: Folder
+    """The .gguf file."""
+
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
+        """The content of the file.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        if not self.path.is_file():
+            raise InputError("there is no such file", place=str(self.path), hint="check initialize.path")
+        return {"gguf": hash_file(self.path)}
+
+
 class GrownWeights(Config):
     """Begin with the layers of a trained model, more of them or fewer."""
 
     use: Literal["grown"]
     """`grown`: deeper or shallower than the model that it comes from."""
-    source: Annotated[HuggingFaceWeights | CheckpointWeights, Field(discriminator="use")]
+    source: Annotated[HuggingFaceWeights | CheckpointWeights | GgufWeights, Field(discriminator="use")]
     """The trained model. Everything but its layers is copied as it is: embeddings, head, last norm, context, vocabulary."""
     growth: Growth
     """Which layers the new model has."""
@@ -215,7 +235,7 @@ class GrownWeights(Config):
 
 
 Initialize = Annotated[
-    RandomWeights | HuggingFaceWeights | CheckpointWeights | GrownWeights, Field(discriminator="use")
+    RandomWeights | HuggingFaceWeights | CheckpointWeights | GgufWeights | GrownWeights, Field(discriminator="use")
 ]
 """How the weights begin."""
 
