@@ -20,10 +20,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from headwater.core.errors import InputError, MismatchError
-from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.core.store import atomic_folder, atomic_path, read_json, write_json
-from headwater.model.checkpoint import load_model
-from headwater.model.config import Export, ModelConfig
+from headwater.core.store import atomic_path, read_json, write_json
+from headwater.model.config import ModelConfig
 from headwater.model.transformer import Transformer
 
 ARCHITECTURES = {"LlamaForCausalLM": "llama", "Qwen3ForCausalLM": "qwen3"}
@@ -51,32 +49,6 @@ _BLOCK_NAMES = {
 }
 
 
-def export(settings: Export, inputs: Inputs, out: Workspace) -> Counts:
-    """Write the trained model and its tokenizer as a Hugging Face folder: the door of the stage export.
-
-    Raises:
-        MismatchError: the tokenizer has tokens that the model does not know.
-        StoreError: the checkpoint is damaged.
-    """
-    model, info = load_model(inputs["checkpoint"] / "checkpoint")
-    folder = out.folder / "model"
-    write_folder(folder, model, inputs["tokenizer"] / "tokenizer", settings.dtype)
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    return {"architecture": architecture(model.config), "dtype": settings.dtype, "step": info.step, "bytes_out": size}
-
-
-def convert(checkpoint: Path, tokenizer: Path, folder: Path, dtype: str = "float32") -> None:
-    """Turn a checkpoint folder into a Hugging Face folder, which appears whole or not at all.
-
-    Raises:
-        StoreError: the checkpoint is damaged, or `folder` exists.
-        MismatchError: the tokenizer has tokens that the model does not know.
-    """
-    model, _ = load_model(checkpoint)
-    with atomic_folder(folder) as temporary:
-        write_folder(temporary, model, tokenizer, dtype)
-
-
 def write_folder(folder: Path, model: Transformer, tokenizer: Path, dtype: str = "float32") -> None:
     """Write model and tokenizer as a folder that transformers loads with its Auto classes.
 
@@ -100,6 +72,11 @@ def write_folder(folder: Path, model: Transformer, tokenizer: Path, dtype: str =
         folder / "generation_config.json",
         {"bos_token_id": separator, "eos_token_id": separator, "pad_token_id": separator},
     )
+    copy_tokenizer(tokenizer, folder)
+
+
+def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
+    """Copy what a tokenizer folder holds of a tokenizer."""
     for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, folder / name)

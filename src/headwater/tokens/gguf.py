@@ -59,7 +59,7 @@ def read_tokenizer(file: GgufFile) -> tokenizers.Tokenizer:
     if kind != "gpt2":
         problem = f"its tokenizer is of the kind '{kind}'; only byte-level BPE ('gpt2') is read"
         raise MismatchError(problem, place=place, hint=hint)
-    name = file.get("tokenizer.ggml.pre", "default")
+    name: str = file.get("tokenizer.ggml.pre", "default")
     cut = CUTS.get(_SAME.get(name, name))
     if cut is None:
         problem = f"its tokenizer cuts text by '{name}'; known are {', '.join(sorted({*CUTS, *_SAME}))}"
