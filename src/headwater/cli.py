@@ -157,7 +157,8 @@ def export(
     from headwater import flow
     from headwater.recipe import load
 
-    print(flow.export_to(load(recipe, *overrides), folder, to, step))
+    chosen = [f"export.format={to}"] if to else []
+    print(flow.export_to(load(recipe, *overrides, *chosen), folder, step))
 
 
 @app.command

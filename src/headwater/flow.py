@@ -259,13 +259,12 @@ def report_so_far(recipe: Recipe) -> Results:
     return Results(recipe.name, link(recipe, steps), {step.name: step.folder for step in steps}, (REPORT.name,))
 
 
-def export_to(recipe: Recipe, folder: Path | None = None, to: str | None = None, step: int | None = None) -> Path:
-    """Write a model of a recipe that has been trained elsewhere, proven and described; returns the folder.
+def export_to(recipe: Recipe, folder: Path | None = None, step: int | None = None) -> Path:
+    """Write a model of a recipe that has been trained elsewhere, as its section export says; returns the folder.
 
     Args:
         recipe: whose model.
         folder: where; must not exist. By default a folder of the recipe's name and the format in the current one.
-        to: format: huggingface, gguf or safetensors; by default the recipe's own.
         step: training step of the checkpoint; by default the final one.
 
     Raises:
@@ -286,11 +285,10 @@ def export_to(recipe: Recipe, folder: Path | None = None, to: str | None = None,
             raise InputError(f"has no checkpoint of step {step}", place=recipe.name, hint=f"there are: {known}")
         source = found[step]
     stage = stage_named(FLOW, "export")
-    settings = settings_of(recipe.model_copy(update={"export": recipe.export or Export()}), stage)
-    settings = Export.model_validate({**settings.model_dump(), **({"format": to} if to else {})})
-    folder = folder or Path(f"{recipe.name}-{settings.format}")
+    recipe = recipe.model_copy(update={"export": recipe.export or Export()})
+    folder = folder or Path(f"{recipe.name}-{recipe.export.format}")
     inputs = {role: steps[name].folder for role, name in _sources(stage, steps).items() if steps[name].finished}
-    door(CONVERT)(settings, inputs, source, folder, recipe.machine)
+    door(CONVERT)(settings_of(recipe, stage), inputs, source, folder, recipe.machine)
     return folder
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from headwater.core.units import format_count, format_seconds
+from headwater.core.units import format_bytes, format_count, format_seconds
 from headwater.model.config import Export, ModelConfig
 from headwater.report import card as data
 from headwater.report.blocks import decimal, plural, share, significant, whole, words
@@ -56,7 +56,8 @@ def model_card(settings: Export, evidence: Evidence, config: ModelConfig, facts:
         "## Training",
         _table(_training(evidence)) or "It was not trained: these are the weights that the run began with.",
         "## Evaluation",
-        "\n\n".join(_evaluation(evidence)) or "It was not evaluated.",
+        "\n\n".join(_evaluation(evidence, facts)) or "It was not evaluated.",
+        *_samples(evidence),
         "## Compute and energy",
         "\n".join(f"- {line}" for line in _compute(evidence, facts)),
         "## Verification of these files",
@@ -203,8 +204,11 @@ def _training(evidence: Evidence) -> Iterator[tuple[str, str]]:
     )
 
 
-def _evaluation(evidence: Evidence) -> Iterator[str]:
+def _evaluation(evidence: Evidence, facts: Json) -> Iterator[str]:
     found = evidence.bits_per_byte
+    last = evidence.counts("train").get("steps")
+    if last not in (None, facts["step"]) and (found or evidence.validations):
+        yield f"Of the end of training, step {whole(last)}; the weights here are those after step {whole(facts['step'])}."
     if found:
         sources = list(next(iter(found.values())))
         lines = [f"| source | {' | '.join(words(model) for model in found)} |", "|---|" + "---:|" * len(found)]
@@ -225,6 +229,14 @@ def _evaluation(evidence: Evidence) -> Iterator[str]:
         yield "The training documents were " + ("" if benchmarks else "not ") + "compared with benchmarks."
 
 
+def _samples(evidence: Evidence, most: int = 2) -> Iterator[str]:
+    """What it wrote after some prompts."""
+    for sample in [each for each in evidence.generations if each.get("trained")][:most]:
+        text = f"{sample['prompt']}[...]{sample['trained']}".replace("`" * 3, "'" * 3)
+        temperature = f", temperature {sample['temperature']}" if sample.get("temperature") is not None else ""
+        yield f"What it wrote from [...] on{temperature}:\n\n```text\n{text.strip()}\n```"
+
+
 def _plus_minus(score: Json | None) -> str:
     if not score:
         return "-"
@@ -243,7 +255,8 @@ def _compute(evidence: Evidence, facts: Json) -> Iterator[str]:
         )
         yield f"Time: {format_seconds(evidence.seconds['train'])} to train, {format_seconds(sum(evidence.seconds.values()))} for all stages before."
         hardware = evidence.manifests["train"]["hardware"]
-        yield f"On: {data.cell(', '.join(f'{words(key)} {value}' for key, value in hardware.items() if value))}."
+        memory = format_bytes(hardware["memory_bytes"])
+        yield f"On: {data.cell(hardware['processor'])}, {plural(hardware['cores'], 'core')}, {memory} of memory{_gpu(counts)}."
     energy = energy_kwh(evidence, sum(evidence.seconds.values()))
     carbon = energy * evidence.machine.carbon_grams_per_kwh
     yield (
@@ -252,6 +265,10 @@ def _compute(evidence: Evidence, facts: Json) -> Iterator[str]:
     )
     if evidence.settings("initialize").get("use", "random") != "random":
         yield "What the weights cost that it began with is not counted here."
+
+
+def _gpu(counts: Json) -> str:
+    return f"; tensors on {data.cell(counts['device'])}" if counts["device"] != "cpu" else ""
 
 
 def _verification(facts: Json) -> Iterator[str]:
@@ -267,9 +284,10 @@ def _verification(facts: Json) -> Iterator[str]:
     ]
     for check in proof["checks"]:
         tokens = "yes" if check["tokens_equal"] else "not compared"
-        of = "NumPy" if check["runtime"] == "the independent reader" else ""
+        own = check["runtime"] == "the independent reader"
+        name = f"independent reader (NumPy {check['version']})" if own else f"{check['runtime']} {check['version']}"
         lines.append(
-            f"| {' '.join(filter(None, [check['runtime'], of, check['version']]))} | {check['largest']:.1e} | {check['limit']:g} | "
+            f"| {name} | {check['largest']:.1e} | {check['limit']:g} | "
             f"{check['mean']:.1e} | {share(check['same_choice'], 1)} | {tokens} |"
         )
     yield "\n".join(lines)

@@ -185,7 +185,9 @@ def _ask(runtime: str, path: Path, asked: Json, machine: Machine) -> Answer:
         if done.returncode:
             last = ([line for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"])[-1]
             problem = f"{runtime} cannot run it ({last.strip()})"
-            raise MismatchError(problem, place=str(path), hint="see which versions are tested in docs/guides/export.md")
+            raise MismatchError(
+                problem, place=f"export to {path.name}", hint="docs/guides/export.md names tested versions"
+            )
         with np.load(answer) as found:
             facts = json.loads(str(found["facts"]))
             return {**facts, "logits": [found[f"logits_{index}"] for index in range(len(asked["rows"]))]}

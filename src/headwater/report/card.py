@@ -21,6 +21,9 @@ LICENCES = {
     "gpl-3.0", "lgpl-3.0", "odc-by", "isc", "unlicense", "zlib",
 }  # fmt: skip
 """Licences that the hub knows by the same name in small letters, as far as they are common; any other is `other`."""
+_FAVOUR = (
+    "Filters by form and language favour some kinds of text over others; the table above shows what each of them took."
+)
 _LANGUAGES_NAMED = 0.001  # share of the documents that a language must have to stand in the head of the card
 
 
@@ -50,7 +53,7 @@ def data_card(evidence: Evidence, title: str, about: str) -> str:
         "## Personal data",
         personal_data(evidence),
         "## Known limits",
-        "\n".join(f"- {limit}" for limit in limits(evidence, sources, total)),
+        "\n".join(f"- {limit}" for limit in (*limits(evidence, sources, total), _FAVOUR)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -167,7 +170,6 @@ def limits(evidence: Evidence, sources: dict[str, Any], total: int) -> Iterator[
     for stage, text in evidence.warnings:
         if stage in evidence.document_stages:
             yield f"{stage}: {text}"
-    yield "Filters by form and language favour some kinds of text over others; the table above shows what each of them took."
 
 
 def sum_of(sources: dict[str, Any], what: str) -> Counter[str]:
