@@ -22,7 +22,21 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("shape", [{}, {"qk_norm": True, "tie_embeddings": False, "num_kv_heads": 2, "head_size": 10}])
+GPT2 = {"positions": "learned", "norm": "layer", "ffn": "gelu", "bias": True}
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"bias": True, "num_kv_heads": 1},
+        {"qk_norm": True, "tie_embeddings": False, "num_kv_heads": 2, "head_size": 10},
+        {"ffn": "relu2", "rope_theta": 5e5},
+        {"ffn": "relu2", "bias": True, "tie_embeddings": False},
+        GPT2,
+        GPT2 | {"tie_embeddings": False, "ffn_size": 50},
+    ],
+)
 def test_out_and_in_again_is_the_same(make_model, tokenizer, tmp_path, shape):
     model = make_model(**shape)
     hf.write_folder(tmp_path / "model", model, tokenizer / "tokenizer")

@@ -315,7 +315,7 @@ def test_tokens_of_a_larger_vocabulary_are_refused(world, settings, out):
     index = world["tokens"].glob("*/*.parquet")
     for path in index:
         _relabel(path, b"65")
-    with pytest.raises(MismatchError, match="vocabulary of 65, the model has 64 rows"):
+    with pytest.raises(MismatchError, match="vocabulary of 65, the model knows 64 tokens"):
         train(settings(), world, out)
 
 

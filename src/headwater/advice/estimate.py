@@ -123,7 +123,7 @@ def planned_model(steps: Sequence[Step]) -> ModelConfig | None:
     if not isinstance(start, RandomWeights):
         return None
     vocabulary = getattr(settings.get("tokenizer"), "vocab_size", TYPICAL_VOCABULARY)
-    return ModelConfig(vocab_size=vocabulary, **start.model.model_dump())
+    return start.model_for(vocabulary)
 
 
 def newest(store: Path, stage: str) -> dict[str, Any] | None:

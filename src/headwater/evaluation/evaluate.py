@@ -133,8 +133,8 @@ def _open(folder: Path, codec: Codec, machine: Machine) -> Transformer:
         InputError: some of its weights are not finite.
     """
     model, _ = load_model(folder, tensor_device(machine))
-    if model.config.vocab_size < codec.vocab_size:
-        problem = f"the model knows {model.config.vocab_size:,} tokens, the tokenizer has {codec.vocab_size:,}"
+    if model.config.token_types < codec.vocab_size:
+        problem = f"the model knows {model.config.token_types:,} tokens, the tokenizer has {codec.vocab_size:,}"
         raise MismatchError(problem, place=str(folder), hint="initialize the model with this tokenizer")
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():

@@ -56,7 +56,7 @@ def generate(
     for _ in range(capacity - len(prompt)):
         with torch.inference_mode():
             x_BD = model.hidden(tokens_BT, cache=cache)[:, -1]
-            logits_V = (x_BD @ model.head_weight.to(x_BD.dtype).T)[0, :vocab_size].float().cpu()
+            logits_V = model.logits(x_BD)[0, :vocab_size].float().cpu()
         if not torch.isfinite(logits_V).all():
             raise not_finite("generate")
         token = draw(logits_V, random, temperature, top_k, top_p)

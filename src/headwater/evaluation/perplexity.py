@@ -100,9 +100,9 @@ def _rows(folder: Path) -> int:
     """Tokens that a model knows, told before its weights are read."""
     try:
         if _is_checkpoint(folder):
-            return checkpoint.read_info(folder, verify=False).config.vocab_size
+            return checkpoint.read_info(folder, verify=False).config.token_types
         path = folder / "config.json"
-        return hf.model_config(read_json(path), str(path)).vocab_size
+        return hf.model_config(read_json(path), str(path)).token_types
     except HeadwaterError as error:
         raise _unreadable(error) from None
 

@@ -26,6 +26,7 @@ from headwater.export.card import model_card
 from headwater.export.proof import Exported, prove, texts_of
 from headwater.model import checkpoint, gguf, hf
 from headwater.model.config import Export
+from headwater.model.families import architecture
 from headwater.model.transformer import Transformer
 from headwater.report.evidence import Evidence
 from headwater.tokens.gguf import metadata
@@ -67,7 +68,7 @@ def _write(settings: Export, inputs: Inputs, source: Path, folder: Path, machine
     torch.set_num_threads(machine.processor_threads)
     model, info = checkpoint.load_model(source)
     tokenizer = inputs["tokenizer"] / "tokenizer"
-    hf.check_vocabulary(model.config.vocab_size, tokenizer)
+    hf.check_vocabulary(model.config.token_types, tokenizer)
     opened = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     special = [token.content for token in opened.get_added_tokens_decoder().values()]
     texts, what = texts_of(inputs["documents"], special)
@@ -80,7 +81,7 @@ def _write(settings: Export, inputs: Inputs, source: Path, folder: Path, machine
         raise
     facts = {
         "format": settings.format,
-        "architecture": hf.architecture(model.config),
+        "architecture": architecture(model.config),
         "dtype": settings.dtype,
         "step": info.step,
         "parameters": model.config.parameters(),
@@ -109,7 +110,7 @@ def _write_huggingface(settings: Export, model: Transformer, tokenizer: Path, fo
 def _write_gguf(settings: Export, model: Transformer, tokenizer: Path, folder: Path) -> Exported:
     opened = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     separator = hf.separator_id(tokenizer)
-    words = metadata(opened, model.config.vocab_size, str(tokenizer))
+    words = metadata(opened, model.config.token_types, str(tokenizer))
     words |= {f"tokenizer.ggml.{kind}_token_id": separator for kind in ("bos", "eos", "padding")}
     words |= {"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_space_prefix": False}
     facts = {"general.type": "model", "general.name": settings.title or "a base model"}

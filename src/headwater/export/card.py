@@ -9,7 +9,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from headwater.core.units import format_bytes, format_count, format_seconds
-from headwater.model.config import Export, ModelConfig
+from headwater.model.config import Export
+from headwater.model.shape import ModelConfig
 from headwater.report import card as data
 from headwater.report.blocks import decimal, plural, share, significant, whole, words
 from headwater.report.evidence import Evidence
@@ -164,7 +165,7 @@ def _shape(evidence: Evidence, config: ModelConfig, facts: Json) -> Iterator[tup
     yield "weights", f"{facts['dtype']}, {_began(evidence)}"
     tokenizer = evidence.tokens
     if tokenizer:
-        yield "vocabulary", f"{whole(tokenizer['vocab_size'])} tokens; the model has {whole(config.vocab_size)} rows"
+        yield "vocabulary", f"{whole(tokenizer['vocab_size'])} tokens; the model predicts {whole(config.token_types)}"
 
 
 def _training_data(evidence: Evidence) -> str:

@@ -18,8 +18,9 @@ import torch
 from headwater.core.errors import MismatchError
 from headwater.core.gguf import GgufFile
 from headwater.core.units import format_count
-from headwater.model import hf
-from headwater.model.config import ModelConfig
+from headwater.model.families import architecture as class_of
+from headwater.model.families import from_huggingface, model_config, to_huggingface
+from headwater.model.shape import ModelConfig
 from headwater.model.transformer import Transformer
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -43,13 +44,13 @@ def read_file(path: Path) -> tuple[Transformer, dict[str, int]]:
         MismatchError: the model is not one that this code computes exactly; names what differs.
     """
     file = GgufFile(path)
-    config = hf.model_config(huggingface_values(file), str(path))
+    config = model_config(huggingface_values(file), str(path))
     names = tensor_names(file.get("general.architecture"), config)
     _check_names(file, config, names)
     tensors = {name: torch.from_numpy(_read(file, there, name, config)) for name, there in names.items()}
     with torch.device("meta"):
         model = Transformer(config)
-    model.load_state_dict(hf.from_huggingface(tensors, model, str(path)), assign=True)
+    model.load_state_dict(from_huggingface(tensors, model, str(path)), assign=True)
     model.reset_buffers("cpu")
     return model, file.types
 
@@ -122,7 +123,7 @@ def write_file(
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in {**(facts or {}), **tokenizer}.items():
         _add(writer, key, value)
-    tensors = hf.to_huggingface(model)
+    tensors = to_huggingface(model)
     for name, there in tensor_names(kind, config).items():
         values = _permuted(tensors[name].detach().float().cpu().numpy(), name, config, kind)
         as_type = wanted if values.ndim > 1 else gguf.GGMLQuantizationType.F32
@@ -144,12 +145,12 @@ def architecture(config: ModelConfig) -> str:
     Raises:
         MismatchError: there is none.
     """
-    name = hf.architecture(config)
+    name = class_of(config)
     for kind, known in ARCHITECTURES.items():
-        if known == name:
+        if known == name and not config.bias:
             return kind
-    hint = f"GGUF files can be written of {' and '.join(ARCHITECTURES.values())}; export with --to huggingface"
-    raise MismatchError(f"a {name} is not written to GGUF", place="export.format", hint=hint)
+    hint = f"GGUF files can be written of {' and '.join(ARCHITECTURES.values())} without biases; choose huggingface"
+    raise MismatchError(f"this {name} cannot be written to GGUF", place="export.format", hint=hint)
 
 
 def tensor_names(kind: str, config: ModelConfig) -> dict[str, str]:
@@ -159,7 +160,7 @@ def tensor_names(kind: str, config: ModelConfig) -> dict[str, str]:
     number = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}[kind]
     known = gguf.get_tensor_name_map(number, config.num_layers)
     with torch.device("meta"):
-        names = hf.to_huggingface(Transformer(config))
+        names = to_huggingface(Transformer(config))
     found = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in names}
     unknown = [name for name, there in found.items() if there is None]
     assert not unknown, f"gguf has no name for {unknown} in {kind}"
@@ -179,7 +180,7 @@ def _write_shape(writer: Any, config: ModelConfig) -> None:
     writer.add_rope_dimension_count(config.head_size)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.norm_epsilon)
-    writer.add_vocab_size(config.vocab_size)
+    writer.add_vocab_size(config.token_types)
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
@@ -202,7 +203,7 @@ def _check_names(file: GgufFile, config: ModelConfig, names: Mapping[str, str]) 
     if extra:
         raise MismatchError(f"tensor {extra[0]} has no place in the model", place=place, hint=_HINT)
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in hf.to_huggingface(Transformer(config)).items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in to_huggingface(Transformer(config)).items()}
     for name, there in names.items():
         if found[there] != shapes[name]:
             problem = f"tensor {there} is {found[there]}, expected {shapes[name]}"

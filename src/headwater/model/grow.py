@@ -75,7 +75,7 @@ def prove(model: Transformer, source: Transformer, layers: Sequence[Layer], toke
     return {
         "loss_before": _loss(before, row),
         "loss_after": _loss(whole, row),
-        "loss_of_chance": math.log(model.config.vocab_size),
+        "loss_of_chance": math.log(model.config.token_types),
         "largest_change_of_logits": change,
         "cache_apart": apart,
     }

@@ -292,7 +292,7 @@ class Run:
         """Compare the loss before the first update with what random weights give."""
         self.state["initial_loss"] = loss
         expected = self.start.notes.get("expected_initial_loss")
-        chance = math.log(self.model.config.vocab_size)
+        chance = math.log(self.model.config.token_types)
         if expected is None:
             self.out.note(f"initial loss {loss:.3f} nats per token; guessing would be {chance:.3f}")
             if loss > chance + INITIAL_LOSS_TOLERANCE:
@@ -411,9 +411,9 @@ def _check_fit(settings: Train, model: Transformer, batches: Batches, vocab_size
             place="train.sequence_length",
             hint=f"set it to {config.context_length:,} or less, or initialize a model with a longer context",
         )
-    if vocab_size > config.vocab_size:
+    if vocab_size > config.token_types:
         raise MismatchError(
-            f"the tokens are of a vocabulary of {vocab_size:,}, the model has {config.vocab_size:,} rows",
+            f"the tokens are of a vocabulary of {vocab_size:,}, the model knows {config.token_types:,} tokens",
             place="train",
             hint="encode with the tokenizer that belongs to the model",
         )
