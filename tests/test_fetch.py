@@ -20,8 +20,12 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     with zipfile.ZipFile(folder / "headwater_tiny-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("tiny/model.gguf", CONTENT)
-        wheel.writestr("headwater_tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: headwater-tiny\nVersion: 1.0\n")
-        wheel.writestr("headwater_tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            "headwater_tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: headwater-tiny\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            "headwater_tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr("headwater_tiny-1.0.dist-info/RECORD", "")
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_CONFIG_FILE": "/dev/null"}.items():
         monkeypatch.setenv(name, value)

@@ -18,6 +18,7 @@ from headwater.core.hardware import Machine
 from headwater.evaluation.perplexity import open_scorer
 from headwater.model import hf
 from headwater.model.config import ModelConfig
+from headwater.model.families import architecture
 from headwater.model.initialize import random_model
 from headwater.model.transformer import KVCache, Transformer
 

@@ -38,7 +38,7 @@ class Machine(Config):
     """Where tensors live; `auto` takes a GPU when there is one."""
     foreign_python: str | None = None
     """Python of another environment, in which transformers or llama-cpp-python are installed: with it an export is checked
-    by them. By default they are looked for in Headwater's own."""
+    by them. By default they are looked for in Headwater's own; `off` leaves the check to the independent reader."""
     watts: float = Field(default=0.0, ge=0)
     """Electrical power of this machine under load [W], for the energy estimate; 0 means the built-in guess."""
     usd_per_hour: float = Field(default=0.0, ge=0)

@@ -18,6 +18,7 @@ from typing import Any
 import tokenizers
 import torch
 
+from headwater.core.gguf import GgufFile
 from headwater.core.hardware import Machine
 from headwater.core.log import logger
 from headwater.core.stage import Counts, Inputs, Workspace, library_versions
@@ -29,7 +30,7 @@ from headwater.model.config import Export
 from headwater.model.families import architecture
 from headwater.model.transformer import Transformer
 from headwater.report.evidence import Evidence
-from headwater.tokens.gguf import metadata
+from headwater.tokens.gguf import metadata, read_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -69,12 +70,11 @@ def _write(settings: Export, inputs: Inputs, source: Path, folder: Path, machine
     model, info = checkpoint.load_model(source)
     tokenizer = inputs["tokenizer"] / "tokenizer"
     hf.check_vocabulary(model.config.token_types, tokenizer)
-    opened = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    special = [token.content for token in opened.get_added_tokens_decoder().values()]
+    special = [token.content for token in _open(tokenizer).get_added_tokens_decoder().values()]
     texts, what = texts_of(inputs["documents"], special)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        exported = _FORMATS[settings.format](settings, model, tokenizer, folder)
+        exported = _FORMATS[settings.format](settings, model, info.step, tokenizer, folder)
         proof = {"compared_on": what, **prove(model, tokenizer, exported, texts, machine)}
     except BaseException:
         shutil.rmtree(folder)
@@ -102,13 +102,13 @@ def _write(settings: Export, inputs: Inputs, source: Path, folder: Path, machine
 _ROLES = ("documents", "tokenizer", "checkpoint")
 
 
-def _write_huggingface(settings: Export, model: Transformer, tokenizer: Path, folder: Path) -> Exported:
+def _write_huggingface(settings: Export, model: Transformer, _: int, tokenizer: Path, folder: Path) -> Exported:
     hf.write_folder(folder, model, tokenizer, settings.dtype)
-    return Exported("huggingface", settings.dtype, folder, None, hf.read_folder(folder))
+    return Exported("huggingface", settings.dtype, folder, None, hf.read_folder(folder), _open(folder))
 
 
-def _write_gguf(settings: Export, model: Transformer, tokenizer: Path, folder: Path) -> Exported:
-    opened = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+def _write_gguf(settings: Export, model: Transformer, _: int, tokenizer: Path, folder: Path) -> Exported:
+    opened = _open(tokenizer)
     separator = hf.separator_id(tokenizer)
     words = metadata(opened, model.config.token_types, str(tokenizer))
     words |= {f"tokenizer.ggml.{kind}_token_id": separator for kind in ("bos", "eos", "padding")}
@@ -119,15 +119,19 @@ def _write_gguf(settings: Export, model: Transformer, tokenizer: Path, folder: P
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", settings.title).strip("-") or "model"
     path = folder / f"{name}-{gguf.TYPES[settings.dtype]}.gguf"
     gguf.write_file(path, model, words, settings.dtype, facts)
-    return Exported("gguf", settings.dtype, folder, path, gguf.read_file(path)[0])
+    return Exported("gguf", settings.dtype, folder, path, gguf.read_file(path)[0], read_tokenizer(GgufFile(path)))
 
 
-def _write_safetensors(settings: Export, model: Transformer, tokenizer: Path, folder: Path) -> Exported:
+def _write_safetensors(settings: Export, model: Transformer, step: int, tokenizer: Path, folder: Path) -> Exported:
     folder.rmdir()  # save() makes it, whole
     rounded = model if settings.dtype == "float32" else copy.deepcopy(model).to(DTYPES[settings.dtype])
-    checkpoint.save(folder, rounded, step=0, notes={"dtype": settings.dtype})
+    checkpoint.save(folder, rounded, step, notes={"dtype": settings.dtype})
     hf.copy_tokenizer(tokenizer, folder)
-    return Exported("safetensors", settings.dtype, folder, None, checkpoint.load_model(folder)[0])
+    return Exported("safetensors", settings.dtype, folder, None, checkpoint.load_model(folder)[0], _open(folder))
+
+
+def _open(folder: Path) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 _FORMATS: Mapping[str, Any] = {

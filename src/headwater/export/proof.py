@@ -56,6 +56,8 @@ class Exported:
     """The .gguf file, if that is the format."""
     reread: Transformer
     """The model as Headwater itself reads it from the files."""
+    tokenizer: tokenizers.Tokenizer
+    """The same of the tokenizer."""
 
 
 def prove(model: Transformer, tokenizer: Path, exported: Exported, texts: Sequence[str], machine: Machine) -> Json:
@@ -77,6 +79,9 @@ def prove(model: Transformer, tokenizer: Path, exported: Exported, texts: Sequen
     reference = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     separator = hf.separator_id(tokenizer)
     ids = [reference.encode(text, add_special_tokens=False).ids for text in texts]
+    _check_tokens(
+        "Headwater", [exported.tokenizer.encode(t, add_special_tokens=False).ids for t in texts], ids, exported
+    )
     rows = [[separator, *row][: min(TOKENS, model.config.context_length)] for row in ids]
     before, after = _logits(model, rows), _logits(exported.reread, rows)
     rounding = {**_differences(before, after), "loss_before": _loss(before, rows), "loss_after": _loss(after, rows)}
@@ -175,6 +180,8 @@ def _ask_referee(exported: Exported, rows: list[list[int]]) -> Answer:
 
 def _ask(runtime: str, path: Path, asked: Json, machine: Machine) -> Answer:
     """Run other software in a process of its own."""
+    if machine.foreign_python == "off":
+        return "machine.foreign_python is off"
     python = _python_with(runtime, machine)
     if python is None:
         package = runtime.replace("llama_cpp", "llama-cpp-python")
@@ -231,11 +238,8 @@ def _check(name: str, answer: Json, ours: Logits, ids: list[list[int]], exported
         raise MismatchError(
             problem, place=place, hint="this is a fault of Headwater or of that version: please report it"
         )
-    if answer["tokens"] is not None and answer["tokens"] != ids:
-        index = next(i for i, (a, b) in enumerate(zip(answer["tokens"], ids, strict=True)) if a != b)
-        at = next((i for i, (a, b) in enumerate(zip(answer["tokens"][index], ids[index], strict=False)) if a != b), -1)
-        problem = f"{name} {answer['version']} cuts the text into other tokens, from token {at} of text {index} on"
-        raise MismatchError(problem, place=place, hint="export with --to huggingface, which keeps any tokenizer")
+    if answer["tokens"] is not None:
+        _check_tokens(f"{name} {answer['version']}", answer["tokens"], ids, exported)
     return {
         "runtime": name,
         "version": answer["version"],
@@ -243,6 +247,18 @@ def _check(name: str, answer: Json, ours: Logits, ids: list[list[int]], exported
         "limit": limit,
         "tokens_equal": None if answer["tokens"] is None else True,
     }
+
+
+def _check_tokens(name: str, found: list[list[int]], expected: list[list[int]], exported: Exported) -> None:
+    """Complain where a software that reads the files cuts text into other tokens."""
+    for index, (theirs, ours) in enumerate(zip(found, expected, strict=True)):
+        if theirs != ours:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours))
+            )
+            problem = f"{name} cuts the text into other tokens, from token {at} of text {index} on"
+            hint = "export with --to huggingface, which keeps any tokenizer"
+            raise MismatchError(problem, place=f"export to {exported.format}", hint=hint)
 
 
 def _logits(model: Transformer, rows: list[list[int]]) -> Logits:

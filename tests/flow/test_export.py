@@ -1,0 +1,64 @@
+"""Exports by the command line, of a run that has finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from headwater.cli import main
+from headwater.flow import Results
+from headwater.model import gguf
+
+from .conftest import TINY
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_recipes_own_export_is_proven_and_described(results: Results) -> None:
+    assert results.model is not None
+    counts = json.loads((results.stages["export"] / "manifest.json").read_text())["counts"]
+    checks = {check["runtime"]: check for check in counts["proof"]["checks"]}
+    assert checks["the independent reader"]["largest"] < 1e-4
+    assert checks["transformers"]["largest"] < 1e-4
+    assert checks["transformers"]["tokens_equal"]
+    card = (results.model / "README.md").read_text(encoding="utf-8")
+    assert "# tiny\n\nEvery stage on a few hundred documents." in card
+    assert f"| transformers {checks['transformers']['version']} |" in card
+
+
+@pytest.mark.parametrize(
+    ("format", "dtype", "file"),
+    [("gguf", "q8_0", "tiny-Q8_0.gguf"), ("safetensors", "bfloat16", "weights.safetensors")],
+)
+def test_other_formats_of_an_earlier_step(results, settings, here, capsys, format, dtype, file) -> None:
+    off = "machine.foreign_python=off"
+    main(["export", str(TINY), *settings, off, f"export.dtype={dtype}", "--to", format, "--step", "10"])
+    assert capsys.readouterr().out == f"tiny-{format}\n"
+    assert (here / f"tiny-{format}" / file).is_file()
+    card = (here / f"tiny-{format}" / "README.md").read_text(encoding="utf-8")
+    assert "Of the end of training, step 20; the weights here are those after step 10." in card
+    assert "Not verified" in card or format == "safetensors"
+    assert f"Written as {dtype}, the weights are rounded." in card
+
+
+def test_what_is_wrong_ends_with_a_line_and_nothing_written(results, settings, here, capsys, monkeypatch) -> None:
+    def fails(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as caught:
+            main(["export", str(TINY), *settings, "machine.foreign_python=off", *arguments])
+        assert caught.value.code == 2
+        assert not list(here.glob("*tiny*"))
+        return capsys.readouterr().err
+
+    assert "has no checkpoint of step 7" in fails("--step", "7")
+    assert "Choose from" in fails("--to", "my-model")
+    assert "q8_0 is a number format of gguf, not of safetensors" in fails("export.dtype=q8_0", "--to", "safetensors")
+    monkeypatch.setattr(gguf, "_permuted", lambda values, *_: values[::-1].copy())
+    assert "computes other logits" in fails("--to", "gguf")
+    (here / "there").mkdir()
+    assert "exists already" in fails("--folder", "there")
