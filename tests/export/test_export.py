@@ -32,9 +32,9 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("format", ["huggingface", "safetensors"])
-def test_every_family_is_proven_by_the_independent_reader(make_inputs, out, family, format):
-    counts = export(Export(format=format), make_inputs(**FAMILIES[family]), out)
+@pytest.mark.parametrize("form", ["huggingface", "safetensors"])
+def test_every_family_is_proven_by_the_independent_reader(make_inputs, out, family, form):
+    counts = export(Export(format=form), make_inputs(**FAMILIES[family]), out)
     (check,) = counts["proof"]["checks"]
     assert check["runtime"] == "the independent reader"
     assert check["largest"] < 1e-4
@@ -94,7 +94,7 @@ def test_what_computes_something_else_is_refused_and_not_left_behind(make_inputs
 
 def test_a_writer_that_loses_weights_is_refused(make_inputs, out, monkeypatch):
     write = hf.to_huggingface
-    monkeypatch.setattr(hf, "to_huggingface", lambda model: {name: t * 1.001 for name, t in write(model).items()})
+    monkeypatch.setattr(hf, "to_huggingface", lambda model: {name: t * 1.0001 for name, t in write(model).items()})
     with pytest.raises(MismatchError, match="what was written is not what is read back"):
         export(Export(), make_inputs(), out)
     assert not list(out.folder.iterdir())
@@ -135,15 +135,15 @@ def test_a_python_that_is_none_is_named(make_inputs, out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("format", "shape"), [("huggingface", {"qk_norm": True}), ("gguf", {"num_kv_heads": 2})])
-def test_transformers_proves_it(make_inputs, out, format, shape):
+@pytest.mark.parametrize(("form", "shape"), [("huggingface", {"qk_norm": True}), ("gguf", {"num_kv_heads": 2})])
+def test_transformers_proves_it(make_inputs, out, form, shape):
     """In a process of its own, as for any user."""
     pytest.importorskip("transformers")
     out.machine = Machine(threads=1)
-    checks = export(Export(format=format), make_inputs(**shape), out)["proof"]["checks"]
+    checks = export(Export(format=form), make_inputs(**shape), out)["proof"]["checks"]
     found = {check["runtime"]: check for check in checks}
     assert found["transformers"]["largest"] < 1e-4
-    assert found["transformers"]["tokens_equal"] is (True if format == "huggingface" else None)
+    assert found["transformers"]["tokens_equal"] is (True if form == "huggingface" else None)
 
 
 def test_what_other_software_complains_of_is_passed_on(make_inputs, out, tmp_path):

@@ -85,14 +85,14 @@ def prove(model: Transformer, tokenizer: Path, exported: Exported, texts: Sequen
     rows = [[separator, *row][: min(TOKENS, model.config.context_length)] for row in ids]
     before, after = _logits(model, rows), _logits(exported.reread, rows)
     rounding = {**_differences(before, after), "loss_before": _loss(before, rows), "loss_after": _loss(after, rows)}
+    if exported.dtype == "float32" and rounding["largest"] > 0:
+        raise MismatchError("what was written is not what is read back", place=f"export to {exported.format}", hint="")
     if rounding["divergence"] > ROUNDING:
         problem = (
             f"as {exported.dtype} it is another model: the predictions differ by {rounding['divergence']:.3f} nats per "
             f"token, at most {ROUNDING} is allowed"
         )
         raise MismatchError(problem, place=f"export to {exported.format}", hint="choose a number format with more bits")
-    if exported.dtype == "float32" and rounding["largest"] > 0:
-        raise MismatchError("what was written is not what is read back", place=f"export to {exported.format}", hint="")
     asked = {"texts": list(texts), "rows": rows, "threads": machine.processor_threads}
     checks, missing = [], []
     for name, ask in _runtimes(exported, asked, machine):
