@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headwater import load, run
 from headwater.cli import main
 from headwater.flow import Results
 from headwater.model import gguf
@@ -62,3 +63,30 @@ def test_what_is_wrong_ends_with_a_line_and_nothing_written(results, settings, h
     assert "what was written is not what is read back" in fails("--to", "gguf")
     (here / "there").mkdir()
     assert "exists already" in fails("--folder", "there")
+
+
+def test_the_recipe_continue_goes_on_with_a_gguf_file(results, settings, here, prose) -> None:
+    """Full circle: a model of Headwater leaves as GGUF, and another run begins with it and its tokenizer."""
+    main(["export", str(TINY), *settings, "machine.foreign_python=off", "export.dtype=q8_0", "--to", "gguf"])
+    path = here / "tiny-gguf" / "tiny-Q8_0.gguf"
+    small = ("train.steps=2", "train.sequence_length=64", "train.batch_tokens=128", "train.compile=off")
+    cheap = (
+        "train.precision=fp32",
+        "evaluate.max_bytes=1kB",
+        "evaluate.max_new_tokens=4",
+        "machine.foreign_python=off",
+    )
+    sources = f"read.sources={{prose: {{use: jsonl, paths: [{prose}]}}}}"
+    continued = run(load("continue", f"tokenizer.path={path}", f"initialize.path={path}", sources, *small, *cheap))
+    counts = json.loads((continued.stages["initialize"] / "manifest.json").read_text())["counts"]
+    assert counts["tensor_types"] == {"Q8_0": 15, "F32": 9}
+    before = json.loads((results.stages["tokenizer"] / "facts.json").read_text())
+    after = json.loads((continued.stages["tokenizer"] / "facts.json").read_text())
+    assert (after["vocab_size"], after["separator"]) == (before["vocab_size"], before["separator"])
+    first = continued.summary["initial_loss"]
+    assert first < results.summary["initial_loss"] - 0.5, "it begins with what the first run learnt"
+    assert continued.model is not None
+    card = (continued.model / "README.md").read_text(encoding="utf-8")
+    assert "begun with the weights of tiny-Q8_0.gguf (its tensors were 15 Q8_0, 9 F32)" in card
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card
+    assert "24 tensors of tiny-Q8_0.gguf were quantised" in (continued.folder / "report.md").read_text(encoding="utf-8")

@@ -95,7 +95,8 @@ class GgufWeights(Config):
             InputError: there is no such file.
         """
         if not self.path.is_file():
-            raise InputError("there is no such file", place=str(self.path), hint="check initialize.path")
+            hint = "check initialize.path; 'headwater fetch' lists models that can be had"
+            raise InputError("there is no such file", place=str(self.path), hint=hint)
         return {"gguf": hash_file(self.path)}
 
 

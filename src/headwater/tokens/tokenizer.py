@@ -108,7 +108,8 @@ class GgufTokenizer(Config):
             InputError: there is no such file.
         """
         if not self.file().is_file():
-            raise InputError("there is no such file", place=str(self.file()), hint="check tokenizer.path")
+            hint = "check tokenizer.path; 'headwater fetch' lists models that can be had"
+            raise InputError("there is no such file", place=str(self.file()), hint=hint)
         return hash_file(self.file())
 
     def file(self) -> Path:
