@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from headwater.advice.delivery import Delivery, delivery
-from headwater.advice.estimate import Estimate, estimate
+from headwater.advice.estimate import Estimate, derived_model, estimate
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
 from headwater.core.hardware import free_disk_bytes, share_processor
 from headwater.core.log import logger
-from headwater.core.stage import Stage, Step, Store, door, perform, stage_named
+from headwater.core.stage import Stage, Step, Store, door, library_versions, perform, stage_named
 from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
 from headwater.core.units import format_bytes, format_seconds
 from headwater.model.config import Export
+from headwater.model.dial import Derivation
+from headwater.model.shape import ModelConfig
 from headwater.recipe import Recipe
 from headwater.report import Report
 
@@ -35,7 +37,7 @@ BEFORE_EXPORT = (*reversed(DOCUMENTS), "encode", "initialize", "train", "evaluat
 FLOW = (
     Stage("read", "headwater.documents.read:read", {}, version=2),
     Stage("clean", "headwater.documents.clean:clean", {"documents": ("read",)}),
-    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[3:]}, version=2),
+    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[3:]}, version=3),
     Stage("decontaminate", "headwater.documents.decontaminate:decontaminate", {"documents": DOCUMENTS[2:]}),
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
     Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
@@ -59,6 +61,8 @@ FLOW = (
 
 CONVERT = "headwater.export:convert"
 
+TABLE = "headwater.training.phases:write_rows"
+
 REPORT = Stage("report", "headwater.report:report", {stage.name: (stage.name,) for stage in FLOW})
 """The report reads whatever has been done."""
 
@@ -73,6 +77,10 @@ class Plan:
     store: Path
     delivery: Delivery | None = None
     """What training will take from each source, if there is training to do."""
+    model: ModelConfig | None = None
+    """The model that will be made, if it is a new one."""
+    derived: tuple[Derivation, ...] = ()
+    """What of its shape follows from the dial."""
 
     @property
     def waiting(self) -> tuple[Step, ...]:
@@ -111,7 +119,20 @@ class Plan:
             for row in table
         ]
         mixture = [str(self.delivery), ""] if self.delivery else []
-        return "\n".join([*lines, "", *mixture, self.summary()])
+        model = (
+            [f"model: {self.model.describe()}", *(f"  {number}" for number in self.derived), ""] if self.model else []
+        )
+        return "\n".join([*lines, "", *mixture, *model, *self.notes(), self.summary()])
+
+    def notes(self) -> list[str]:
+        """Libraries that have another version now than when finished stages were made; nothing runs anew for that."""
+        now, stages = library_versions(), {}
+        for step in self.steps:
+            before = step.manifest()["versions"] if step.finished else {}
+            for name, version in before.items():
+                if now.get(name, version) != version:
+                    stages.setdefault(f"{name} {version} (now {now[name]})", []).append(step.name)
+        return [f"note: {', '.join(names)}: made with {library}" for library, names in stages.items()]
 
     def summary(self) -> str:
         """The plan in a sentence."""
@@ -209,7 +230,8 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     if folder.is_dir():
         hashes.save()
     planned = list(steps.values())
-    return Plan(recipe, tuple(planned), tuple(estimate(planned, folder)), folder, delivery(planned, folder))
+    costs = tuple(estimate(planned, folder))
+    return Plan(recipe, tuple(planned), costs, folder, delivery(planned, folder), *derived_model(planned))
 
 
 def run(recipe: Recipe, until: str | None = None) -> Results:
@@ -285,11 +307,36 @@ def export_to(recipe: Recipe, folder: Path | None = None, step: int | None = Non
             raise InputError(f"has no checkpoint of step {step}", place=recipe.name, hint=f"there are: {known}")
         source = found[step]
     stage = stage_named(FLOW, "export")
-    recipe = recipe.model_copy(update={"export": recipe.export or Export()})
-    folder = folder or Path(f"{recipe.name}-{recipe.export.format}")
+    settings = recipe.export or Export()
+    folder = folder or Path(f"{recipe.name}-{settings.format}")
     inputs = {role: steps[name].folder for role, name in _sources(stage, steps).items() if steps[name].finished}
-    door(CONVERT)(settings_of(recipe, stage), inputs, source, folder, recipe.machine)
+    door(CONVERT)(
+        settings_of(recipe.model_copy(update={"export": settings}), stage), inputs, source, folder, recipe.machine
+    )
     return folder
+
+
+def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
+    """Write the rows that training reads, in its order, as a parquet file; returns how many rows there are.
+
+    Args:
+        recipe: whose tokens; its documents are encoded already.
+        path: the file, which must not exist.
+        steps: of how many training steps; by default of all, or of one epoch where a budget decides how many there are.
+
+    Raises:
+        StoreError: the documents are not encoded yet.
+        RecipeError: the recipe does not train.
+        MismatchError: the mixture cannot deliver so many steps.
+    """
+    found = {planned.name: planned for planned in plan(recipe).steps}
+    if recipe.train is None or "encode" not in found:
+        problem = "no training rows without the sections encode and train"
+        raise RecipeError(problem, place=recipe.name, hint="add them; train says how long a row is")
+    if not found["encode"].finished:
+        hint = f"headwater run {recipe.name} --until encode"
+        raise StoreError("the documents are not encoded yet", place=recipe.name, hint=hint)
+    return door(TABLE)(recipe.train, found["encode"].folder, path, steps)
 
 
 def check_disk(planned: Plan) -> None:

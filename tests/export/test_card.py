@@ -93,7 +93,7 @@ def test_it_says_what_a_user_must_know(evidence):
         "Nothing was done about personal data",
         "| optimizer | adamw: learning rate 0.003 |",
         "5.12k tokens x 900k FLOPs = 4.61e+09 FLOPs (6 N)",
-        "On: a   processor, 2 cores, 8.00 GiB of memory.",
+        "On: a   processor, 2 cores, 8 GiB of memory.",
         "about 2.5 Wh",  # 100 W for 90 s
         "What the weights cost that it began with is not counted here.",
         "| independent reader (NumPy 2.4) | 3.2e-06 | 0.001 | 1.0e-07 | 100.0 % | not compared |",

@@ -65,7 +65,7 @@ def test_what_is_wrong_ends_with_a_line_and_nothing_written(results, settings, h
     assert "exists already" in fails("--folder", "there")
 
 
-def test_the_recipe_continue_goes_on_with_a_gguf_file(results, settings, here, prose) -> None:
+def test_the_recipe_smollm2_goes_on_with_a_gguf_file(results, settings, here, prose) -> None:
     """Full circle: a model of Headwater leaves as GGUF, and another run begins with it and its tokenizer."""
     main(["export", str(TINY), *settings, "machine.foreign_python=off", "export.dtype=q8_0", "--to", "gguf"])
     path = here / "tiny-gguf" / "tiny-Q8_0.gguf"
@@ -77,7 +77,7 @@ def test_the_recipe_continue_goes_on_with_a_gguf_file(results, settings, here, p
         "machine.foreign_python=off",
     )
     sources = f"read.sources={{prose: {{use: jsonl, paths: [{prose}]}}}}"
-    continued = run(load("continue", f"tokenizer.path={path}", f"initialize.path={path}", sources, *small, *cheap))
+    continued = run(load("smollm2", f"tokenizer.path={path}", f"initialize.path={path}", sources, *small, *cheap))
     counts = json.loads((continued.stages["initialize"] / "manifest.json").read_text())["counts"]
     assert counts["tensor_types"] == {"Q8_0": 15, "F32": 9}
     before = json.loads((results.stages["tokenizer"] / "facts.json").read_text())

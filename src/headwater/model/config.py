@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from headwater.core.config import Config
-from headwater.core.errors import InputError
+from headwater.core.errors import InputError, MismatchError
+from headwater.model.dial import Derivation, Dial
 from headwater.model.growth import Growth
-from headwater.model.shape import ModelConfig, ModelShape, Residual
+from headwater.model.presets import NewModel
+from headwater.model.shape import ModelConfig, Residual
 
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 """A folder of the user's; `~` is the home folder."""
@@ -22,8 +24,10 @@ class RandomWeights(Config):
 
     use: Literal["random"]
     """`random`: a new model."""
-    model: ModelShape
-    """Its shape; the vocabulary comes from the tokenizer."""
+    model: NewModel | None = None
+    """Its shape; the vocabulary comes from the tokenizer. Set this or `dial`."""
+    dial: Dial | None = None
+    """How large it is to be, in a word or two; the shape is derived from that, and `headwater plan` says how."""
     vocabulary_multiple: int = Field(default=1, ge=1)
     """Rows of the embedding matrix are rounded up to a multiple of this, which makes products faster on a GPU: 50,257
     tokens and 128 are 50,304 rows. The rows that stand for no token are masked out of every softmax, in training as in
@@ -36,10 +40,39 @@ class RandomWeights(Config):
     so that each block begins as the identity, or `plain` like all others. Source: scaled, GPT-2 (Radford et al. 2019,
     section 2.3); zero, nanochat and modded-nanogpt."""
 
-    def model_for(self, tokens: int) -> ModelConfig:
-        """The whole shape, for a tokenizer of so many tokens."""
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.model is None) == (self.dial is None):
+            raise ValueError(f"set exactly one of model and dial; got {'none' if self.model is None else 'both'}")
+        return self
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that the model will attend to."""
+        kind = self.model or self.dial
+        assert kind is not None
+        return kind.context_length
+
+    def derive(self, tokens: int) -> tuple[ModelConfig, tuple[Derivation, ...]]:
+        """The whole shape for a tokenizer of so many tokens, and how its numbers follow from the dial, if there is one.
+
+        Raises:
+            MismatchError: no shape is what the dial asks for.
+        """
         rows = -(-tokens // self.vocabulary_multiple) * self.vocabulary_multiple
-        return ModelConfig(vocab_size=rows, padding_rows=rows - tokens, **self.model.model_dump())
+        if self.dial is None:
+            assert self.model is not None
+            shape, told = self.model.model_dump(exclude={"preset"}), ()
+        else:
+            try:
+                config, told = self.dial.derive(rows)
+            except ValidationError as error:
+                problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise MismatchError(problem, place="initialize.dial", hint="change the dial") from None
+            except ValueError as error:
+                raise MismatchError(str(error), place="initialize.dial", hint="change the dial") from None
+            shape = config.model_dump(exclude={"vocab_size", "padding_rows"})
+        return ModelConfig(vocab_size=rows, padding_rows=rows - tokens, **shape), told
 
 
 class HuggingFaceWeights(Config):
@@ -69,6 +102,9 @@ class CheckpointWeights(Config):
     """`checkpoint`: a checkpoint folder of another run."""
     path: Folder
     """The folder: the one that holds model.json."""
+    optimizer_state: Literal["auto", "keep", "fresh"] = "auto"
+    """The optimizer's moments, with which training wrote the checkpoint: training goes on from them (`auto`, with a
+    warning where there are none; `keep`, refused where there are none), or begins with `fresh` ones."""
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
         """The content of its files.

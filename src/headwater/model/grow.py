@@ -12,7 +12,7 @@ from headwater.core.errors import MismatchError
 from headwater.model.growth import Growth, Layer
 from headwater.model.transformer import KVCache, Transformer
 
-SILENCED = ("attention.out.weight", "ffn.down.weight")
+SILENCED = ("attention.out.weight", "attention.out.bias", "ffn.down.weight", "ffn.down.bias")
 """What of a block writes to the residual stream."""
 CACHE_TOLERANCE = 1e-4
 """Largest difference of logits with and without cache, as a share of the largest logit: rounding in fp32, no more."""

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from headwater.core.errors import HeadwaterError, InputError
 from headwater.core.gguf import EXACT_TYPES
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.core.units import format_bytes, format_count
 from headwater.model import checkpoint, gguf, hf
 from headwater.model.config import (
     CheckpointWeights,
@@ -22,8 +22,9 @@ from headwater.model.config import (
     ModelConfig,
     RandomWeights,
 )
-from headwater.model.families import architecture
 from headwater.model.grow import prove, regrow
+from headwater.model.growth import Layer
+from headwater.model.moments import carried
 from headwater.model.shape import Residual
 from headwater.model.transformer import Transformer
 
@@ -38,28 +39,30 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
     tokenizer = inputs["tokenizer"] / "tokenizer"
     notes: dict[str, Any] = {"initialized": settings.use, "step_in_source": 0, "expected_initial_loss": None}
     more: dict[str, Any] = {}
+    moments: dict[str, Tensor] = {}
     match settings:
         case RandomWeights():
-            config = settings.model_for(hf.vocabulary_size(tokenizer))
+            config, derived = settings.derive(hf.vocabulary_size(tokenizer))
+            more["derived"] = [number._asdict() for number in derived]
+            for number in derived:
+                out.note(str(number))
             model = random_model(config, settings.seed, settings.residual)
             notes["expected_initial_loss"] = config.expected_initial_loss(settings.residual)
         case HuggingFaceWeights():
             model = hf.read_folder(settings.path, allow_pickle=settings.allow_pickle, warn=out.warn)
         case CheckpointWeights():
             model, notes["step_in_source"] = _load_checkpoint(settings)
+            moments = carried(settings, None, out)
         case GgufWeights():
             model, more["tensor_types"] = _load_gguf(settings, out)
         case GrownWeights():
-            model, more["grown"] = _grow(settings, tokenizer, out)
+            model, layers, more["grown"] = _grow(settings, tokenizer, out)
+            moments = carried(settings.source, layers, out)
     hf.check_vocabulary(model.config.token_types, tokenizer)
-    checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes)
+    checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes, training_tensors=moments or None)
     config = model.config
     flops = config.flops_per_token(config.context_length)
-    out.note(
-        f"{architecture(config).removesuffix('ForCausalLM')} of {format_count(config.parameters())} parameters, "
-        f"{format_count(flops)} FLOPs per token at {config.context_length} tokens of context, "
-        f"{format_bytes(config.training_bytes())} to train before activations"
-    )
+    out.note(config.describe())
     return {
         "model": config.model_dump(mode="json"),
         "parameters": config.parameters(),
@@ -69,6 +72,7 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
         "training_bytes": config.training_bytes(),
         "weights": weight_statistics(model),
         "step_in_source": notes["step_in_source"],
+        "optimizer_state_tensors": len(moments),
         **more,
     }
 
@@ -118,8 +122,10 @@ def weight_statistics(model: Transformer) -> dict[str, dict[str, float]]:
     return statistics
 
 
-def _grow(settings: GrownWeights, tokenizer: Path, out: Workspace) -> tuple[Transformer, dict[str, Any]]:
-    """A model out of another's layers, and what was found out about it."""
+def _grow(
+    settings: GrownWeights, tokenizer: Path, out: Workspace
+) -> tuple[Transformer, tuple[Layer, ...], dict[str, Any]]:
+    """A model out of another's layers, their map, and what was found out about it."""
     given = settings.source
     match given:
         case HuggingFaceWeights():
@@ -133,7 +139,7 @@ def _grow(settings: GrownWeights, tokenizer: Path, out: Workspace) -> tuple[Tran
     tokens = torch.tensor(hf.token_ids(tokenizer, settings.calibration))
     grown = {"layers": [layer._asdict() for layer in layers], **prove(model, source, layers, tokens)}
     _tell_growth(grown, source, out)
-    return model, grown
+    return model, layers, grown
 
 
 def _tell_growth(grown: dict[str, Any], source: Transformer, out: Workspace) -> None:

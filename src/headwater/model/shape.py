@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from headwater.core.config import Config
+from headwater.core.units import format_bytes, format_count
 
 Family = Literal["llama", "qwen3", "arcee", "gpt2"]
 FAMILIES: dict[Family, dict[str, tuple[Any, ...]]] = {
@@ -202,6 +203,16 @@ class ModelConfig(ModelShape):
         width = self.num_heads * self.head_size
         factor = 12 if attention == "full" else 6
         return 6 * matrices + factor * self.num_layers * width * sequence_length
+
+    def describe(self) -> str:
+        """What the model is, in a sentence."""
+        padding = f" ({self.padding_rows:,} rows of padding)" if self.padding_rows else ""
+        return (
+            f"{self.family} of {self.parameters():,} parameters: {self.num_layers} layers of {self.hidden_size:,}, "
+            f"{self.num_heads} heads, {self.vocab_size:,} rows of vocabulary{padding}; "
+            f"{format_count(self.flops_per_token(self.context_length))} FLOPs per token at {self.context_length:,} tokens of "
+            f"context, {format_bytes(self.training_bytes())} to train before activations"
+        )
 
     def training_bytes(self) -> int:
         """Memory of weights, gradients and the two AdamW moments in fp32 [bytes]; activations come on top."""

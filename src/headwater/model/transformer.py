@@ -33,6 +33,7 @@ class KVCache:
     Attributes:
         length: positions seen so far.
         capacity: the most positions that fit.
+        first_B: where the text of each row begins, when rows of different lengths were filled up in front; else None.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class KVCache:
     ) -> None:
         """Make room for `rows` rows of up to `capacity` tokens; by default the model's context length."""
         self.length = 0
+        self.first_B: Tensor | None = None
         self.capacity = capacity or config.context_length
         shape = (config.num_layers, 2, rows, config.num_kv_heads, self.capacity, config.head_size)
         self._kv = torch.zeros(shape, device=device, dtype=dtype)
@@ -129,10 +131,11 @@ class Attention(nn.Module):
             q_BTHE, k_BTKE = self.q_norm(q_BTHE), self.k_norm(k_BTKE)
         if rope is not None:
             q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
-        if cache is None:
+        seen = None if cache is None else cache.extend(self.layer, k_BTKE, v_BTKE)
+        if cache is None or seen is None or not cache.length:  # these positions are all there are
             y_BTHE = block_causal_attention(q_BTHE, k_BTKE, v_BTKE, start_BT)
         else:
-            y_BTHE = cached_attention(q_BTHE, *cache.extend(self.layer, k_BTKE, v_BTKE))
+            y_BTHE = cached_attention(q_BTHE, *seen, cache.first_B)
         return self.out(y_BTHE.flatten(2))
 
 
@@ -213,10 +216,6 @@ class Transformer(nn.Module):
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 
-    def rope(self, start: int, end: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the positions from `start` to before `end` [T, 1, E/2] each."""
-        return self.rope_cos[start:end].to(dtype), self.rope_sin[start:end].to(dtype)
-
     @property
     def head_weight(self) -> Tensor:
         """The matrix that turns hidden vectors into logits [V, D]."""
@@ -229,23 +228,45 @@ class Transformer(nn.Module):
             tokens_BT: token ids.
             documents_BT: number of each token's document within its row, rising; attention stays inside a document.
                 None: each row is one document.
-            cache: positions seen before; these tokens follow them, and are added to it.
+            cache: positions seen before; these tokens follow them, and are added to it. Documents can be told apart
+                when it is empty; later tokens go on with the last one of each row.
         """
         start = 0 if cache is None else cache.length
         end = start + tokens_BT.shape[1]
-        assert end <= self.config.context_length, f"{end} positions, context_length {self.config.context_length}"
         x_BTD = F.embedding(tokens_BT, self.embedding.weight)
         start_BT = None if documents_BT is None else document_starts(documents_BT)
-        if self.positions is not None:  # they begin again with each document
-            position_T = torch.arange(start, end, device=tokens_BT.device)
-            x_BTD = x_BTD + self.positions(position_T if start_BT is None else position_T - start_BT)
+        if cache is not None and start_BT is not None:
+            assert not start, "documents are told apart when the cache is empty"
+            cache.first_B = start_BT[:, -1]
+        places = self._places(start, end, start_BT, None if cache is None else cache.first_B)
+        if self.positions is not None:
+            weight = self.positions.weight
+            x_BTD = x_BTD + (weight[places] if isinstance(places, slice) else F.embedding(places, weight))
         x_BTD = x_BTD.to(self.compute_dtype or x_BTD.dtype)
-        rope = None if self.positions is not None else self.rope(start, end, x_BTD.dtype)
+        rope = None
+        if self.positions is None:
+            rope = self.rope_cos[places].to(x_BTD.dtype), self.rope_sin[places].to(x_BTD.dtype)
         for block in self.blocks:
             x_BTD = block(x_BTD, rope, start_BT, cache)
         if cache is not None:
             cache.length = end
         return self.norm(x_BTD)
+
+    def _places(self, start: int, end: int, start_BT: Tensor | None, first_B: Tensor | None) -> slice | Tensor:
+        """Places in the tables of positions, as a slice or for each token [B, T].
+
+        They count from where the text of each row begins, when a cache was filled with texts of different lengths, and
+        when they are learned from where each document begins. Rotary ones enter as differences: any beginning will do.
+        """
+        if first_B is None:
+            assert end <= self.config.context_length, f"{end} positions, context_length {self.config.context_length}"
+            if start_BT is None or self.positions is None:
+                return slice(start, end)
+        begin = start_BT if first_B is None else first_B[:, None]
+        assert begin is not None
+        # what stands before a text, or goes on after the context of a row is full, counts nowhere
+        places_BT = torch.arange(start, end, device=begin.device) - begin
+        return places_BT.clamp(0, self.config.context_length - 1)
 
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """The logits of the token after each position [B, T, token types]; arguments as in `hidden`."""
@@ -256,19 +277,22 @@ class Transformer(nn.Module):
         return F.linear(x, self.head_weight.to(x.dtype))[..., : self.config.token_types]
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        """Mean loss [nats per token], ready for `backward`. The logits never exist as a whole."""
+        """Mean loss of the targets that count, those of 0 or more [nats per token], ready for `backward`.
+
+        The logits never exist as a whole. Where no target counts the loss is 0.
+        """
         x_BTD = self.hidden(tokens_BT, documents_BT)
-        losses_N = _ChunkedLoss.apply(
+        loss = _ChunkedLoss.apply(
             x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.softmax_loss, self.config.token_types
         )
-        return losses_N / targets_BT.numel()  # type: ignore[operator]  # apply() is untyped
+        return loss / (targets_BT >= 0).sum().clamp(min=1)  # type: ignore[operator]  # apply() is untyped
 
     def token_losses(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        """Loss of each target [nats; B, T] fp32, for measuring: no gradient flows back."""
+        """Loss of each target [nats; B, T] fp32, 0 where none counts, for measuring: no gradient flows back."""
         x_ND = self.hidden(tokens_BT, documents_BT).detach().flatten(0, 1)
         weight_VD = self.head_weight.detach()[: self.config.token_types].to(x_ND.dtype)
         pieces = [
-            F.cross_entropy(F.linear(x_CD, weight_VD).float(), targets_C.long(), reduction="none")
+            F.cross_entropy(F.linear(x_CD, weight_VD).float(), targets_C.long(), ignore_index=-1, reduction="none")
             for x_CD, targets_C in _chunks(x_ND, targets_BT.flatten(), weight_VD.shape[0])
         ]
         return torch.cat(pieces).view(targets_BT.shape)
@@ -346,8 +370,8 @@ def block_causal_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, start
     return torch.cat(pieces, dim=1).view(B, K, T, G, E).transpose(1, 2).reshape(B, T, H, E)
 
 
-def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
-    """Attention of the last T of S positions to all positions up to their own [B, T, H, E]."""
+def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, first_B: Tensor | None = None) -> Tensor:
+    """Attention of the last T of S positions to all positions from `first_B` up to their own [B, T, H, E]."""
     B, T, H, E = q_BTHE.shape
     K, S = k_BKSE.shape[1:3]
     q_BKNE = q_BTHE.view(B, T, K, -1, E).transpose(1, 2).reshape(B, K, -1, E)
@@ -355,6 +379,9 @@ def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
     if T > 1:
         position_S = torch.arange(S, device=scores.device)
         scores = scores.masked_fill((position_S > position_S[S - T :, None])[:, None], float("-inf"))
+    if first_B is not None:
+        position_S = torch.arange(S, device=scores.device)
+        scores = scores.masked_fill((position_S < first_B[:, None])[:, None, None, None], float("-inf"))
     weights = scores.softmax(dim=-1).to(v_BKSE.dtype)
     return (weights.view(B, K, -1, S) @ v_BKSE).view(B, K, T, -1, E).transpose(1, 2).reshape(B, T, H, E)
 
@@ -363,12 +390,19 @@ SoftmaxLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def softmax_loss(logits_CV: Tensor, targets_C: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Sum of the losses of a chunk, and the gradient of `scale` times that sum with respect to the logits."""
+    """Sum of the losses of a chunk, and the gradient of `scale` times that sum with respect to the logits.
+
+    A target below 0 does not count.
+    """
     logits_CV32 = logits_CV.float()
     log_total_C = logits_CV32.logsumexp(dim=-1)
-    loss = (log_total_C - logits_CV32.gather(1, targets_C[:, None]).squeeze(1)).sum()
+    counts_C = targets_C >= 0
+    losses_C = log_total_C - logits_CV32.gather(1, targets_C.clamp(min=0)[:, None]).squeeze(1)
+    loss = torch.where(counts_C, losses_C, 0.0).sum()
     is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == targets_C[:, None]
-    gradient_CV = ((logits_CV32 - log_total_C[:, None]).exp() - is_target_CV.to(torch.float32)) * scale
+    gradient_CV = ((logits_CV32 - log_total_C[:, None]).exp() - is_target_CV.to(torch.float32)) * (counts_C * scale)[
+        :, None
+    ]
     return loss, gradient_CV.to(logits_CV.dtype)
 
 

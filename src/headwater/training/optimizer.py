@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headwater.core.errors import MismatchError
 from headwater.model.config import ModelConfig
 from headwater.model.transformer import Transformer
 from headwater.training.config import AdamW, Muon, Optimizer
@@ -103,6 +104,30 @@ class Optimizers:
             parameter = self.parameters[name]
             owners[parameter].state[parameter][what] = tensor.to(parameter.device)
 
+    def begin_with(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over moments that came with the first weights; a parameter that has none among them begins afresh.
+
+        Raises:
+            MismatchError: they are of another optimizer.
+        """
+        keeps = {
+            p: MOMENTS[type(optimizer)]
+            for optimizer in self._all
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+        kept = {name: keeps[parameter] for name, parameter in self.parameters.items()}
+        for key in tensors:
+            name, _, what = key.rpartition("/")
+            if what not in kept[name]:
+                raise MismatchError(
+                    f"the optimizer state that came with the weights has {what} of {name}; this optimizer keeps "
+                    f"{', '.join(kept[name])}",
+                    place="train.optimizer",
+                    hint="train with the optimizer of the source, or set optimizer_state of the source to fresh",
+                )
+        self.restore(tensors)
+
     def _groups(self) -> Iterable[dict[str, Any]]:
         return (group for optimizer in self._all for group in optimizer.param_groups)
 
@@ -153,6 +178,13 @@ class BatchedMuon(torch.optim.Optimizer):
             scale = 0.2 * max(shape) ** 0.5
             for (piece, _), change in zip(group, update, strict=True):
                 piece.add_(change.to(piece.dtype), alpha=-rate * scale)
+
+
+MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    BatchedMuon: ("momentum",),
+}
+"""What each optimizer keeps of a parameter."""
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
