@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -117,6 +118,18 @@ def share_processor() -> None:
     Source: docs/lab-notes.md.
     """
     set_environment(GOMP_SPINCOUNT="10000")
+
+
+def release_freed_memory() -> None:
+    """Hand freed memory back to the system, which threads would else each keep for themselves; between passes over the data.
+
+    Does nothing where the C library is not glibc. Source: malloc_trim(3).
+    """
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory() -> None:
