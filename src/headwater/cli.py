@@ -58,7 +58,9 @@ def new(
 
 @app.command
 def check(recipe: Recipe, /, *overrides: Overrides) -> None:
-    """Check a recipe: every problem at once, each with its place. Nothing runs."""
+    """Check a recipe: every problem at once, each with its place, and whether what it reads is there. Nothing runs."""
+    from headwater.core.errors import HeadwaterError
+    from headwater.flow import plan as look
     from headwater.flow import stages_of
     from headwater.recipe import load, model_of
 
@@ -66,6 +68,10 @@ def check(recipe: Recipe, /, *overrides: Overrides) -> None:
     print(f"{recipe}: ok, {len(stages_of(loaded))} stages: {', '.join(stage.name for stage in stages_of(loaded))}")
     for line in model_of(loaded):
         print(line)
+    try:
+        look(loaded)
+    except HeadwaterError as error:
+        print(f"it cannot run yet: {error}")
 
 
 @app.command
@@ -159,6 +165,21 @@ def export(
     from headwater.recipe import load
 
     print(flow.export_to(load(recipe, *overrides), to, step))
+
+
+@app.command
+def tokens(
+    recipe: Recipe,
+    /,
+    *overrides: Overrides,
+    to: Annotated[Path, Parameter(help="Parquet file to write; must not exist.")],
+    steps: Annotated[int | None, Parameter(help="Of so many training steps; default: of all.")] = None,
+) -> None:
+    """Write the rows that a recipe trains on as a parquet file with a column input_ids, for other software."""
+    from headwater import flow
+    from headwater.recipe import load
+
+    print(f"{to}: {flow.tokens_to(load(recipe, *overrides), to, steps):,} rows")
 
 
 @app.command

@@ -19,7 +19,7 @@ from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
 from headwater.core.hardware import free_disk_bytes, share_processor
 from headwater.core.log import logger
-from headwater.core.stage import Stage, Step, Store, door, perform, stage_named
+from headwater.core.stage import Stage, Step, Store, door, library_versions, perform, stage_named
 from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
 from headwater.core.units import format_bytes, format_seconds
 from headwater.model.config import Export
@@ -34,7 +34,7 @@ DOCUMENTS = ("split", "decontaminate", "dedup", "clean", "read")
 FLOW = (
     Stage("read", "headwater.documents.read:read", {}, version=2),
     Stage("clean", "headwater.documents.clean:clean", {"documents": ("read",)}),
-    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[3:]}, version=2),
+    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[3:]}, version=3),
     Stage("decontaminate", "headwater.documents.decontaminate:decontaminate", {"documents": DOCUMENTS[2:]}),
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
     Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
@@ -51,6 +51,8 @@ FLOW = (
 """Every stage but the report, in the order of the flow."""
 
 CONVERT = "headwater.model.hf:convert"
+
+TABLE = "headwater.training.phases:write_rows"
 
 REPORT = Stage("report", "headwater.report:report", {stage.name: (stage.name,) for stage in FLOW})
 """The report reads whatever has been done."""
@@ -111,7 +113,17 @@ class Plan:
         model = (
             [f"model: {self.model.describe()}", *(f"  {number}" for number in self.derived), ""] if self.model else []
         )
-        return "\n".join([*lines, "", *mixture, *model, self.summary()])
+        return "\n".join([*lines, "", *mixture, *model, *self.notes(), self.summary()])
+
+    def notes(self) -> list[str]:
+        """Libraries that have another version now than when finished stages were made; nothing runs anew for that."""
+        now, stages = library_versions(), {}
+        for step in self.steps:
+            before = step.manifest()["versions"] if step.finished else {}
+            for name, version in before.items():
+                if now.get(name, version) != version:
+                    stages.setdefault(f"{name} {version} (now {now[name]})", []).append(step.name)
+        return [f"note: {', '.join(names)}: made with {library}" for library, names in stages.items()]
 
     def summary(self) -> str:
         """The plan in a sentence."""
@@ -287,6 +299,29 @@ def export_to(recipe: Recipe, folder: Path, step: int | None = None) -> Path:
     settings = recipe.export or Export()
     door(CONVERT)(source, steps["tokenizer"].folder / "tokenizer", folder, settings.dtype)
     return folder
+
+
+def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
+    """Write the rows that training reads, in its order, as a parquet file; returns how many rows there are.
+
+    Args:
+        recipe: whose tokens; its documents are encoded already.
+        path: the file, which must not exist.
+        steps: of how many training steps; by default of all, or of one epoch where a budget decides how many there are.
+
+    Raises:
+        StoreError: the documents are not encoded yet.
+        RecipeError: the recipe does not train.
+        MismatchError: the mixture cannot deliver so many steps.
+    """
+    found = {planned.name: planned for planned in plan(recipe).steps}
+    if recipe.train is None or "encode" not in found:
+        problem = "no training rows without the sections encode and train"
+        raise RecipeError(problem, place=recipe.name, hint="add them; train says how long a row is")
+    if not found["encode"].finished:
+        hint = f"headwater run {recipe.name} --until encode"
+        raise StoreError("the documents are not encoded yet", place=recipe.name, hint=hint)
+    return door(TABLE)(recipe.train, found["encode"].folder, path, steps)
 
 
 def check_disk(planned: Plan) -> None:
