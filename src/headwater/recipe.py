@@ -23,6 +23,7 @@ from headwater.evaluation.config import Evaluate
 from headwater.model.config import Export, Initialize, RandomWeights
 from headwater.report import Report
 from headwater.tokens.encode import Encode
+from headwater.tokens.mixture import Mixture
 from headwater.tokens.tokenizer import Tokenizer, TrainBpe
 from headwater.training.config import Train
 
@@ -126,10 +127,11 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
             if name not in sources:
                 place = (*path, name) if isinstance(names, Mapping) else path
                 yield place, f"no source '{name}' in read.sources{nearest(name, sources)}"
-    if recipe.train and (weights := recipe.train.mixture.known_weights):
-        for name in sources:
-            if name not in weights:
-                yield ("train", "mixture", "weights"), f"source '{name}' has no weight; give it one (0 leaves it out)"
+    for place, mixture in _mixtures(recipe):
+        if weights := mixture.known_weights:
+            for name in sources:
+                if name not in weights and name not in mixture.replay:
+                    yield (*place, "weights"), f"source '{name}' has no weight; give it one (0 leaves it out)"
     yield from _unknown_languages(recipe)
     if isinstance(recipe.initialize, RandomWeights):
         context = recipe.initialize.context_length
@@ -139,6 +141,12 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         ):
             if asked and asked > context:
                 yield path, f"{asked} tokens are more than the model's context_length {context}"
+        for index, phase in enumerate(recipe.train.phases if recipe.train else ()):
+            if phase.rope_theta:
+                context = max(context, phase.sequence_length or 0)
+            if phase.sequence_length and phase.sequence_length > context:
+                problem = f"{phase.sequence_length} tokens are more than the model's context_length {context}"
+                yield ("train", "phases", index, "sequence_length"), f"{problem}; a rope_theta would extend it"
         if isinstance(recipe.tokenizer, TrainBpe):
             try:
                 recipe.initialize.derive(recipe.tokenizer.vocab_size)
@@ -160,6 +168,15 @@ def _unknown_languages(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
                 yield ("clean", "steps", index, "languages"), f"no language '{code}'{nearest(code, known)}"
 
 
+def _mixtures(recipe: Recipe) -> Iterator[tuple[KeyPath, Mixture]]:
+    """The mixtures of a recipe, that of the run and those of its phases, and where they stand."""
+    if recipe.train:
+        yield ("train", "mixture"), recipe.train.mixture
+        for index, phase in enumerate(recipe.train.phases):
+            if phase.mixture:
+                yield ("train", "phases", index, "mixture"), phase.mixture
+
+
 def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
     """Where a recipe names sources again, and which."""
     if recipe.clean:
@@ -170,11 +187,13 @@ def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
         yield ("dedup", "sources"), recipe.dedup.sources
     if isinstance(recipe.tokenizer, TrainBpe):
         yield ("tokenizer", "weights"), recipe.tokenizer.weights or ()
-    if recipe.train:
-        mixture = recipe.train.mixture
-        yield ("train", "mixture", "weights"), mixture.known_weights or ()
-        yield ("train", "mixture", "upsample"), mixture.upsample
-        yield ("train", "mixture", "copies"), mixture.copies
-        yield ("train", "mixture", "max_epochs"), mixture.max_epochs if isinstance(mixture.max_epochs, dict) else ()
+    for place, mixture in _mixtures(recipe):
+        yield (*place, "weights"), mixture.known_weights or ()
+        yield (*place, "upsample"), mixture.upsample
+        yield (*place, "replay"), mixture.replay
+        yield (*place, "copies"), mixture.copies
+        yield (*place, "max_epochs"), mixture.max_epochs if isinstance(mixture.max_epochs, dict) else ()
+    if recipe.train and recipe.train.forgetting:
+        yield ("train", "forgetting", "sources"), recipe.train.forgetting.sources
     if recipe.evaluate:
         yield ("evaluate", "prompts_from"), recipe.evaluate.prompts_from

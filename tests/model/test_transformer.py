@@ -130,6 +130,27 @@ def test_chunked_loss_is_the_plain_loss(make_model, shape, monkeypatch):
         assert (found[name] - parameter.grad).abs().max() < 1e-6 * max(1, parameter.grad.abs().max()), name
 
 
+@pytest.mark.parametrize("chunk_logits", [1 << 22, 300 * 64])
+def test_targets_below_zero_count_for_nothing(make_model, monkeypatch, chunk_logits):
+    monkeypatch.setattr("headwater.model.transformer.CHUNK_LOGITS", chunk_logits)
+    model, row, targets = make_model(), tokens(3, 70), tokens(3, 70, seed=1)
+    targets[0, 40:] = targets[2] = -1
+    logits = model(row)
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+    expected.backward()
+    wanted = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    loss = model.loss(row, targets)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for parameter, gradient in zip(model.parameters(), wanted, strict=True):
+        assert (parameter.grad - gradient).abs().max() < 1e-5 * max(float(gradient.abs().max()), 1)
+    found = model.token_losses(row, targets)
+    assert not found[targets < 0].any()
+    assert float(found.sum() / 110) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(model.loss(row[:1], torch.full((1, 70), -1)).detach()) == 0
+
+
 def test_losses_of_tokens_add_up_to_the_loss(make_model):
     model, rows = make_model(), tokens(3, 101)
     losses = model.token_losses(rows[:, :-1], rows[:, 1:])

@@ -37,6 +37,9 @@ class Machine(Config):
     """Threads of tensor arithmetic; 0 means one per processor core."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; `auto` takes a GPU when there is one."""
+    foreign_python: str | None = None
+    """Python of another environment, in which transformers or llama-cpp-python are installed: with it an export is checked
+    by them. By default they are looked for in Headwater's own; `off` leaves the check to the independent reader."""
     watts: float = Field(default=0.0, ge=0)
     """Electrical power of this machine under load [W], for the energy estimate; 0 means the built-in guess."""
     usd_per_hour: float = Field(default=0.0, ge=0)
@@ -76,6 +79,14 @@ def core_count(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return max(1, min(cores, -(-int(allowed) // int(period))))
     except (OSError, ValueError):  # no control groups, or "max": no limit
         return cores
+
+
+def cache_folder() -> Path:
+    """Where things that were fetched are kept: XDG_CACHE_HOME, by default ~/.cache, and in it `headwater`.
+
+    Source: the XDG Base Directory Specification.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "headwater"
 
 
 def colour_allowed() -> bool:

@@ -277,19 +277,22 @@ class Transformer(nn.Module):
         return F.linear(x, self.head_weight.to(x.dtype))[..., : self.config.token_types]
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        """Mean loss [nats per token], ready for `backward`. The logits never exist as a whole."""
+        """Mean loss of the targets that count, those of 0 or more [nats per token], ready for `backward`.
+
+        The logits never exist as a whole. Where no target counts the loss is 0.
+        """
         x_BTD = self.hidden(tokens_BT, documents_BT)
-        losses_N = _ChunkedLoss.apply(
+        loss = _ChunkedLoss.apply(
             x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.softmax_loss, self.config.token_types
         )
-        return losses_N / targets_BT.numel()  # type: ignore[operator]  # apply() is untyped
+        return loss / (targets_BT >= 0).sum().clamp(min=1)  # type: ignore[operator]  # apply() is untyped
 
     def token_losses(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        """Loss of each target [nats; B, T] fp32, for measuring: no gradient flows back."""
+        """Loss of each target [nats; B, T] fp32, 0 where none counts, for measuring: no gradient flows back."""
         x_ND = self.hidden(tokens_BT, documents_BT).detach().flatten(0, 1)
         weight_VD = self.head_weight.detach()[: self.config.token_types].to(x_ND.dtype)
         pieces = [
-            F.cross_entropy(F.linear(x_CD, weight_VD).float(), targets_C.long(), reduction="none")
+            F.cross_entropy(F.linear(x_CD, weight_VD).float(), targets_C.long(), ignore_index=-1, reduction="none")
             for x_CD, targets_C in _chunks(x_ND, targets_BT.flatten(), weight_VD.shape[0])
         ]
         return torch.cat(pieces).view(targets_BT.shape)
@@ -387,12 +390,19 @@ SoftmaxLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def softmax_loss(logits_CV: Tensor, targets_C: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Sum of the losses of a chunk, and the gradient of `scale` times that sum with respect to the logits."""
+    """Sum of the losses of a chunk, and the gradient of `scale` times that sum with respect to the logits.
+
+    A target below 0 does not count.
+    """
     logits_CV32 = logits_CV.float()
     log_total_C = logits_CV32.logsumexp(dim=-1)
-    loss = (log_total_C - logits_CV32.gather(1, targets_C[:, None]).squeeze(1)).sum()
+    counts_C = targets_C >= 0
+    losses_C = log_total_C - logits_CV32.gather(1, targets_C.clamp(min=0)[:, None]).squeeze(1)
+    loss = torch.where(counts_C, losses_C, 0.0).sum()
     is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == targets_C[:, None]
-    gradient_CV = ((logits_CV32 - log_total_C[:, None]).exp() - is_target_CV.to(torch.float32)) * scale
+    gradient_CV = ((logits_CV32 - log_total_C[:, None]).exp() - is_target_CV.to(torch.float32)) * (counts_C * scale)[
+        :, None
+    ]
     return loss, gradient_CV.to(logits_CV.dtype)
 
 
