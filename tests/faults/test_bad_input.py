@@ -112,7 +112,7 @@ def test_not_utf8(refused, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
 def test_truncated_file(refused, tmp_path: Path, suffix: str) -> None:
-    data = ("\n".join(LINES) * 20).encode()
+    data = ("\n".join([*LINES, ""]) * 20).encode()
     packed = gzip.compress(data) if suffix == "gz" else zstandard.compress(data)
     (tmp_path / f"input.jsonl.{suffix}").write_bytes(packed[: len(packed) * 2 // 3])
     source = f"{{use: jsonl, paths: [input.jsonl.{suffix}]}}"
