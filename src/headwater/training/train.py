@@ -13,6 +13,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
@@ -83,35 +84,36 @@ class Run:
             "initial_loss": None,
             "last_loss": None,
             "nonfinite": 0,
-            "precision": None,
-            "compiled": None,
+            "speed": None,  # how it computes, to be kept
         } | (resumed[1] if resumed else {})
-        self.arithmetic = parallel.set_up(settings, out, self.state["precision"])
-        self.state["precision"] = self.arithmetic.precision
-        self.model, self.start = checkpoint.load_model(
-            newest or inputs["checkpoint"] / "checkpoint", self.arithmetic.device
-        )
+        self.device = parallel.set_up(out, self.state["speed"])
+        self.model, self.start = checkpoint.load_model(newest or inputs["checkpoint"] / "checkpoint", self.device)
         self.batches = Batches(
             inputs["tokens"], settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed
         )
         _check_fit(settings, self.model, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         self.most_steps, self.scarcest = _most_steps(self.batches)
         self._introduce()
+        start = time.perf_counter()
+        first = self._on_device(self.batches.batch(self.steps_done))
+        self.arithmetic = parallel.prepare(self.model, settings, self.device, first, out, self.state["speed"])
+        self.state["speed"] = asdict(self.arithmetic.choice)
+        self.state["seconds_compiling"] += time.perf_counter() - start
         self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype)
-        self.validation = Validation(settings, inputs["tokens"], settings.mixture.parts(self.batches.tokens), out)
+        shares = settings.mixture.parts(self.batches.tokens)
+        self.validation = Validation(settings, inputs["tokens"], shares, self.micro_batch, out)
         torch.manual_seed(settings.seed)
         if resumed:
             self._restore(resumed[0])
         self.metrics = MetricsLog(out.folder / "metrics.jsonl", keep=self.steps_done)
         self.tensorboard = SummaryWriter(str(out.folder / "tensorboard"), purge_step=self.steps_done + 1)
         self._logged = self.steps_done, self.state["seconds_training"]
-        micro_batch = self._micro_batches(self.batches.batch(self.steps_done))[0]
-        seconds = parallel.prepare(self.model, settings, self.arithmetic, micro_batch, out)
-        self.state["seconds_compiling"] += seconds
-        if self.state["compiled"] not in (None, seconds > 0):
-            out.warn("the run was begun with compiled code and goes on without, or the other way round: not bit-exact")
-        self.state["compiled"] = seconds > 0
         self._clock = self._saved_at = time.perf_counter()
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of one forward and backward pass."""
+        return self.arithmetic.choice.micro_batch
 
     @property
     def steps_done(self) -> int:
@@ -175,9 +177,10 @@ class Run:
             "peak_flops_per_second": self.arithmetic.peak_flops_per_second,
             "flops_per_token": flops,
             "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length",
-            "precision": self.arithmetic.precision,
-            "device": self.arithmetic.device,
-            "compiled": self.state["compiled"],
+            "precision": self.arithmetic.choice.precision,
+            "device": self.device,
+            "compiled": self.arithmetic.choice.compiled,
+            "speed": self.state["speed"],
             "parameters": self.model.config.parameters(),
             "seconds_training": seconds,
             "seconds_validating": self.state["seconds_validating"],
@@ -238,7 +241,7 @@ class Run:
 
     def _gradient(self, batch: Batch) -> tuple[float, float]:
         """Forward and backward over the micro-batches of a batch: mean loss, and norm of the gradient."""
-        loss = torch.zeros((), device=self.arithmetic.device)
+        loss = torch.zeros((), device=self.device)
         for tokens, targets, documents in self._micro_batches(batch):
             share = len(tokens) / self.settings.batch_sequences
             part = self.model.loss(tokens, targets, documents) * share
@@ -249,9 +252,12 @@ class Run:
         return float(loss), float(norm)
 
     def _micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        whole = (torch.from_numpy(array).to(self.arithmetic.device) for array in batch)
-        tokens, targets, documents = (tensor.split(self.settings.micro_batch) for tensor in whole)
+        tokens, targets, documents = (tensor.split(self.micro_batch) for tensor in self._on_device(batch))
         return list(zip(tokens, targets, documents, strict=True))
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, targets, documents = (torch.from_numpy(array).to(self.device) for array in batch)
+        return tokens, targets, documents
 
     def _nonfinite(self, loss: float, norm: float) -> None:
         """Leave out an update whose loss or gradient is not finite; stop when it happens too often."""
@@ -332,7 +338,7 @@ class Run:
 
     def _validate(self) -> dict[str, Any]:
         self._tick("training")
-        values = self.validation(self.model, self.arithmetic.device)
+        values = self.validation(self.model, self.device)
         self.metrics.write({"step": self.steps_done, "tokens": self.steps_done * self.settings.batch_tokens, **values})
         for what, per_source in values.items():
             for source, value in per_source.items():
