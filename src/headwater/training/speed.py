@@ -139,7 +139,9 @@ def race(model: Transformer, settings: Train, batch: Rows, machine: Machine, thr
         return lambda: one_pass(model, example)
 
     physical = psutil.cpu_count(logical=False) or threads
-    threads, laps = fastest([threads, physical] if not machine.threads and physical < threads else [threads], use_threads)
+    threads, laps = fastest(
+        [threads, physical] if not machine.threads and physical < threads else [threads], use_threads
+    )
     torch.set_num_threads(threads)
     if laps:
         words.append(f"{threads} threads of {' or '.join(str(count) for count in laps)}")
