@@ -15,13 +15,14 @@ from typing import Any
 JOB: dict[str, Any] = json.loads(sys.argv[1])
 """What bench/training.py wants: shape of the model, rows, sequence, path of the tokens, variant, folder of a clone."""
 
+_OUT = os.fdopen(os.dup(1), "w")  # what libraries print goes to the standard error: it must not come between
+os.dup2(2, 1)
+
 
 class Turns:
     """Call `done` after each step: it measures, and waits where the turn is over."""
 
     def __init__(self) -> None:
-        self._out = os.fdopen(os.dup(1), "w")  # what else is printed must not come between
-        os.dup2(2, 1)
         self._left = self._warm = int(JOB["warm_steps"])
         self._laps: list[tuple[float, float]] = []
         self._start = time.perf_counter(), time.process_time()
@@ -34,7 +35,7 @@ class Turns:
         self._left -= 1
         if not self._left:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            print(json.dumps({"laps": self._laps, "peak_bytes": peak, **self.facts}), file=self._out, flush=True)
+            print(json.dumps({"laps": self._laps, "peak_bytes": peak, **self.facts}), file=_OUT, flush=True)
             line = sys.stdin.readline()
             if not line:
                 os._exit(0)

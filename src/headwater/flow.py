@@ -17,7 +17,7 @@ from headwater.advice.delivery import Delivery, delivery
 from headwater.advice.estimate import Estimate, estimate
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
-from headwater.core.hardware import free_disk_bytes, share_processor
+from headwater.core.hardware import Machine, free_disk_bytes, share_processor
 from headwater.core.log import logger
 from headwater.core.stage import Stage, Step, Store, door, perform, stage_named
 from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
@@ -49,6 +49,7 @@ FLOW = (
 """Every stage but the report, in the order of the flow."""
 
 CONVERT = "headwater.model.hf:convert"
+LADDER = "headwater.training.ladder:ladder"
 
 REPORT = Stage("report", "headwater.report:report", {stage.name: (stage.name,) for stage in FLOW})
 """The report reads whatever has been done."""
@@ -277,6 +278,19 @@ def export_to(recipe: Recipe, folder: Path, step: int | None = None) -> Path:
     settings = recipe.export or Export()
     door(CONVERT)(source, steps["tokenizer"].folder / "tokenizer", folder, settings.dtype)
     return folder
+
+
+def speed(recipe: Recipe | None, place: str = "") -> tuple[str, list[dict[str, Any]]]:
+    """Train a few steps with one improvement after another: what was trained, and a row for each.
+
+    Raises:
+        InputError: the recipe does not tell the shape of its model.
+        MismatchError: the recipe is to use CUDA, and there is none.
+    """
+    if recipe is None:
+        return door(LADDER)(None, Machine(), place)
+    sections = recipe.initialize, recipe.tokenizer, recipe.train
+    return door(LADDER)(sections, recipe.machine, place)
 
 
 def check_disk(planned: Plan) -> None:

@@ -20,7 +20,7 @@ from headwater.core.errors import TrainingError
 from headwater.core.stage import Workspace
 from headwater.core.units import format_seconds
 from headwater.model import transformer
-from headwater.model.transformer import BlockAttention, Transformer
+from headwater.model.transformer import AttentionKernel, BlockAttention, Transformer
 from headwater.training import speed
 from headwater.training.config import Train
 from headwater.training.speed import Choice, Rows
@@ -42,7 +42,7 @@ class Arithmetic:
     @property
     def dtype(self) -> torch.dtype:
         """The number format of activations."""
-        return torch.bfloat16 if self.choice.precision == "bf16" else torch.float32
+        return self.choice.dtype
 
 
 def set_up(out: Workspace, kept: Mapping[str, Any] | None = None) -> str:
@@ -123,18 +123,18 @@ def _first(batch: Rows, rows: int) -> Rows:
 
 def _plain_loss(model: Transformer, example: Rows) -> float:
     """The loss in fp32, uncompiled, by the library's attention."""
-    _compute_plainly(model, "fp32", "library")
+    _compute_plainly(model, torch.float32, transformer.library_attention)
     with torch.no_grad():
         return float(model.loss(*example))
 
 
-def _compute_plainly(model: Transformer, precision: speed.Precision, attention: speed.Kernel, block: int = 0) -> None:
+def _compute_plainly(model: Transformer, dtype: torch.dtype, mix: AttentionKernel) -> None:
     """Set number format and attention, uncompiled."""
-    model.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    model.set_attention(BlockAttention(block) if attention == "blocks" else transformer.library_attention)
+    model.compute_dtype = dtype
+    model.set_attention(mix)
     model.softmax_loss = transformer.softmax_loss
-    for block_module in model.blocks:
-        block_module._compiled_call_impl = None  # torch offers no other way back
+    for block in model.blocks:
+        block._compiled_call_impl = None  # torch offers no other way back
 
 
 def _compile(
@@ -147,7 +147,7 @@ def _compile(
     measured: list[str],
 ) -> Choice:
     """Set the model as chosen, compiled where that works and is faster; say what was chosen on the way."""
-    _compute_plainly(model, choice.precision, choice.attention, choice.attention_block)
+    _compute_plainly(model, choice.dtype, _attention(choice))
     if settings.speed.compile == "off" or choice.compiled is False:
         with torch.no_grad():
             problem = disagreement(float(model.loss(*example)), plain, TOLERANCE[choice.precision])
@@ -173,32 +173,17 @@ def _compile(
         measured.append(f"compiled {gain:.2f}x")
         if gain > 1 or settings.speed.compile == "on":
             return dataclasses.replace(choice, attention_block=block, compiled=True)
-    _compute_plainly(model, choice.precision, choice.attention, choice.attention_block)
+    _compute_plainly(model, choice.dtype, _attention(choice))
     return dataclasses.replace(choice, compiled=False)
 
 
 def _try_to_compile(model: Transformer, choice: Choice, example: Rows, plain: float, cautious: bool) -> str | None:
-    """Compile, run forward and backward once, and compare with the plain loss; returns what went wrong.
-
-    One block is compiled and called once per layer, so that compiling takes as long for 4 layers as for 40. `cautious`
-    first tries whether the C++ compiler knows the processor's vector instructions, and does without precompiled headers,
-    which other programs share. Both cost seconds.
-    """
+    """Compile, run forward and backward once, and compare with the plain loss; returns what went wrong."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler warns of torch's own code
-            torch.compiler.reset()
-            inductor: Any = importlib.import_module("torch._inductor.config")
-            inductor.cpp.vec_isa_ok = None if cautious else True
-            # torch hashes headers with the program openssl, and fails where there is none
-            inductor.cpp_cache_precompile_headers = not cautious and shutil.which("openssl") is not None
-            symbols: Any = importlib.import_module("torch.fx.experimental._config")
-            symbols.use_duck_shape = False  # a square tile is no special case
-            _compute_plainly(model, choice.precision, choice.attention, choice.attention_block)
-            model.set_attention(_compiled_attention(choice, example[0].is_cuda))
-            for block in model.blocks:
-                block.compile(dynamic=False)
-            model.softmax_loss = torch.compile(transformer.softmax_loss, dynamic=False)
+            _compute_plainly(model, choice.dtype, _attention(choice))
+            compile_blocks(model, _attention(choice, example[0].is_cuda), cautious)
             loss = model.loss(*example)
             loss.backward()
     except Exception as error:  # whatever a compiler throws; what it was is told to the user
@@ -209,14 +194,38 @@ def _try_to_compile(model: Transformer, choice: Choice, example: Rows, plain: fl
     return f"the compiled loss {problem}" if problem else None
 
 
-def _compiled_attention(choice: Choice, cuda: bool) -> transformer.AttentionKernel:
+def compile_blocks(model: Transformer, mix: AttentionKernel, cautious: bool = False) -> None:
+    """Have a model's blocks and its loss compiled when they first run.
+
+    One block is compiled and called once per layer, so that compiling takes as long for 4 layers as for 40.
+
+    Args:
+        model: changed in place.
+        mix: how it mixes values; the functions of a BlockAttention are compiled on their own.
+        cautious: first try whether the C++ compiler knows the processor's vector instructions, and do without
+            precompiled headers, which other programs share. Both cost seconds.
+    """
+    torch.compiler.reset()
+    inductor: Any = importlib.import_module("torch._inductor.config")
+    inductor.cpp.vec_isa_ok = None if cautious else True
+    # torch hashes headers with the program openssl, and fails where there is none
+    inductor.cpp_cache_precompile_headers = not cautious and shutil.which("openssl") is not None
+    symbols: Any = importlib.import_module("torch.fx.experimental._config")
+    symbols.use_duck_shape = False  # a square tile is no special case
+    if isinstance(mix, BlockAttention):
+        functions = (transformer.tile_softmax, transformer.tile_softmax_gradient)
+        mix = BlockAttention(mix.size, *(torch.compile(function, dynamic=True) for function in functions))
+    model.set_attention(mix)
+    for block in model.blocks:
+        block.compile(dynamic=False)
+    model.softmax_loss = torch.compile(transformer.softmax_loss, dynamic=False)
+
+
+def _attention(choice: Choice, compiled_for_cuda: bool = False) -> AttentionKernel:
+    """The kernel of a choice; `blocks` is FlexAttention in compiled code for a GPU."""
     if choice.attention == "library":
         return transformer.library_attention
-    if cuda:
-        return transformer.flex_attention
-    softmax = torch.compile(transformer.tile_softmax, dynamic=True)
-    gradient = torch.compile(transformer.tile_softmax_gradient, dynamic=True)
-    return BlockAttention(choice.attention_block, softmax, gradient)
+    return transformer.flex_attention if compiled_for_cuda else BlockAttention(choice.attention_block)
 
 
 def disagreement(loss: float, plain: float, tolerance: float) -> str | None:

@@ -55,6 +55,11 @@ class Choice:
     compiled: bool | None = None
     """None: not known yet."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of activations."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
     def __str__(self) -> str:
         """The choice in a few words."""
         size = f" of {self.attention_block}" if self.attention_block else ""
@@ -228,8 +233,8 @@ class Memory:
     def keep(self, choice: Choice, measured: list[str]) -> None:
         """Remember a choice."""
         try:
-            known: dict[str, Any] = read_json(self.path)
-        except StoreError:
+            known: dict[str, Any] = dict(read_json(self.path))
+        except (StoreError, TypeError):
             known = {}
         # without a lock: of two runs that end their races together one is forgotten, and measures again next time
         write_json(self.path, known | {self._key: {"choice": asdict(choice), "measured": measured}})
