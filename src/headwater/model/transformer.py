@@ -14,7 +14,7 @@ is cast where it is used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ CHUNK_LOGITS = 1 << 22
 on another processor, within 3 % from 2^21 to 2^24; see docs/lab-notes.md."""
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 AttentionKernel = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 """Queries [B, T, H, E], keys and values [B, T, K, E] and where documents begin [B, T] -> mixed values [B, T, H, E]."""
 
@@ -165,6 +166,7 @@ class Transformer(nn.Module):
         config: its shape.
         compute_dtype: the type in which a forward pass computes; None is the type of the weights.
         softmax_loss: the function that turns a chunk of logits into loss and gradient; may be compiled.
+        mix: the function of attention, see `set_attention`.
         recompute: compute each block again in the backward pass instead of keeping its activations.
     """
 
@@ -192,9 +194,9 @@ class Transformer(nn.Module):
 
     def set_attention(self, mix: AttentionKernel) -> None:
         """Choose by which of the functions below training mixes values."""
-        self.uses_flex = mix is flex_attention
+        self.mix = mix
         for block in self.blocks:
-            block.attention.mix = mix
+            cast("Block", block).attention.mix = mix
 
     @property
     def head_weight(self) -> Tensor:
@@ -217,7 +219,7 @@ class Transformer(nn.Module):
         x_BTD = x_BTD.to(self.compute_dtype or x_BTD.dtype)
         rope = (self.rope_cos[start:end].to(x_BTD.dtype), self.rope_sin[start:end].to(x_BTD.dtype))
         start = None if documents_BT is None else document_starts(documents_BT)
-        if start is not None and self.uses_flex:
+        if start is not None and self.mix is flex_attention:
             start = flex_mask(start)
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
@@ -310,6 +312,11 @@ def tile_softmax_gradient(weights: Tensor, gradient: Tensor, scale: float) -> Te
     return ((share - weights.float() * share.sum(dim=-1, keepdim=True)) * scale).to(weights.dtype)
 
 
+def _uncompiled(function: Function) -> Function:
+    """Keep torch.compile out of a function that loops over documents: each batch has its own."""
+    return torch.compiler.disable(function)
+
+
 class BlockAttention:
     """Causal attention within documents, tile by tile: a block of queries, and the keys that one of them may see.
 
@@ -347,7 +354,7 @@ class BlockAttention:
                     first = row
         return tiles
 
-    @torch.compiler.disable
+    @_uncompiled
     def __call__(self, q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, start_BT: Tensor | None) -> Tensor:
         """Mix the values by attention.
 

@@ -155,8 +155,8 @@ def climb(workload: Workload, machine: Machine, compiled_code: Path) -> list[Run
         logger.warning("other programs are at work (load %.1f): steps are slower, and factors less certain", busy)
     with progress("speed", len(steps), "rungs") as bar:
         for name, change, reason in steps:
+            wanted, seconds = dataclasses.replace(setting, **change), 0.0
             if not reason:
-                wanted = dataclasses.replace(setting, **change)
                 seconds, reason = _try(workload, wanted, device)
             if reason:
                 rungs.append(Rung(name, None, None, None, None, reason))

@@ -167,7 +167,7 @@ def _compile(
     elif choice.compiled:
         return choice
     else:
-        mix = model.blocks[0].attention.mix
+        mix = model.mix
         block = speed.race_blocks(model, mix, example[2]) if isinstance(mix, BlockAttention) else 0
         gain = before / speed.lap(model, example)
         measured.append(f"compiled {gain:.2f}x")
