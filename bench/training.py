@@ -31,8 +31,8 @@ import pyarrow as pa
 from headwater.core.hardware import core_count, measure_peak_flops_per_second, processor_name
 from headwater.core.units import format_bytes, format_count, format_seconds
 from headwater.model import checkpoint, hf
-from headwater.model.config import ModelConfig
 from headwater.model.initialize import random_model
+from headwater.model.shape import ModelConfig
 from headwater.tokens.loader import Batches
 from headwater.tokens.mixture import Mixture
 from headwater.tokens.shards import TokenFormat, TokenShard, write_tokens_json

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from headwater.advice.delivery import Delivery, delivery
-from headwater.advice.estimate import Estimate, estimate
+from headwater.advice.estimate import Estimate, derived_model, estimate
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
 from headwater.core.hardware import Machine, free_disk_bytes, share_processor
 from headwater.core.log import logger
-from headwater.core.stage import Stage, Step, Store, door, perform, stage_named
+from headwater.core.stage import Stage, Step, Store, door, library_versions, perform, stage_named
 from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
 from headwater.core.units import format_bytes, format_seconds
 from headwater.model.config import Export
+from headwater.model.dial import Derivation
+from headwater.model.shape import ModelConfig
 from headwater.recipe import Recipe
 from headwater.report import Report
 
@@ -32,7 +34,7 @@ DOCUMENTS = ("split", "decontaminate", "dedup", "clean", "read")
 FLOW = (
     Stage("read", "headwater.documents.read:read", {}, version=2),
     Stage("clean", "headwater.documents.clean:clean", {"documents": ("read",)}),
-    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[3:]}, version=2),
+    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[3:]}, version=3),
     Stage("decontaminate", "headwater.documents.decontaminate:decontaminate", {"documents": DOCUMENTS[2:]}),
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
     Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
@@ -51,6 +53,8 @@ FLOW = (
 CONVERT = "headwater.model.hf:convert"
 LADDER = "headwater.training.ladder:ladder"
 
+TABLE = "headwater.training.phases:write_rows"
+
 REPORT = Stage("report", "headwater.report:report", {stage.name: (stage.name,) for stage in FLOW})
 """The report reads whatever has been done."""
 
@@ -65,6 +69,10 @@ class Plan:
     store: Path
     delivery: Delivery | None = None
     """What training will take from each source, if there is training to do."""
+    model: ModelConfig | None = None
+    """The model that will be made, if it is a new one."""
+    derived: tuple[Derivation, ...] = ()
+    """What of its shape follows from the dial."""
 
     @property
     def waiting(self) -> tuple[Step, ...]:
@@ -103,7 +111,20 @@ class Plan:
             for row in table
         ]
         mixture = [str(self.delivery), ""] if self.delivery else []
-        return "\n".join([*lines, "", *mixture, self.summary()])
+        model = (
+            [f"model: {self.model.describe()}", *(f"  {number}" for number in self.derived), ""] if self.model else []
+        )
+        return "\n".join([*lines, "", *mixture, *model, *self.notes(), self.summary()])
+
+    def notes(self) -> list[str]:
+        """Libraries that have another version now than when finished stages were made; nothing runs anew for that."""
+        now, stages = library_versions(), {}
+        for step in self.steps:
+            before = step.manifest()["versions"] if step.finished else {}
+            for name, version in before.items():
+                if now.get(name, version) != version:
+                    stages.setdefault(f"{name} {version} (now {now[name]})", []).append(step.name)
+        return [f"note: {', '.join(names)}: made with {library}" for library, names in stages.items()]
 
     def summary(self) -> str:
         """The plan in a sentence."""
@@ -201,7 +222,8 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     if folder.is_dir():
         hashes.save()
     planned = list(steps.values())
-    return Plan(recipe, tuple(planned), tuple(estimate(planned, folder)), folder, delivery(planned, folder))
+    costs = tuple(estimate(planned, folder))
+    return Plan(recipe, tuple(planned), costs, folder, delivery(planned, folder), *derived_model(planned))
 
 
 def run(recipe: Recipe, until: str | None = None) -> Results:
@@ -280,17 +302,46 @@ def export_to(recipe: Recipe, folder: Path, step: int | None = None) -> Path:
     return folder
 
 
-def speed(recipe: Recipe | None, place: str = "") -> tuple[str, list[dict[str, Any]]]:
+def speed(recipe: Recipe | None) -> tuple[str, list[dict[str, Any]]]:
     """Train a few steps with one improvement after another: what was trained, and a row for each.
 
+    Args:
+        recipe: whose model and micro-batch to take; None for a model that suits the machine.
+
     Raises:
-        InputError: the recipe does not tell the shape of its model.
+        RecipeError: the recipe does not tell the shape of its model, or does not train.
         MismatchError: the recipe is to use CUDA, and there is none.
     """
     if recipe is None:
-        return door(LADDER)(None, Machine(), place)
-    sections = recipe.initialize, recipe.tokenizer, recipe.train
-    return door(LADDER)(sections, recipe.machine, place)
+        return door(LADDER)(None, None, Machine())
+    config, _ = derived_model(plan(recipe).steps)
+    if config is None or recipe.train is None:
+        problem = "does not tell the shape of a model to train"
+        raise RecipeError(problem, place=recipe.name, hint="take one with initialize.use=random and a section train")
+    return door(LADDER)(config, recipe.train, recipe.machine)
+
+
+def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
+    """Write the rows that training reads, in its order, as a parquet file; returns how many rows there are.
+
+    Args:
+        recipe: whose tokens; its documents are encoded already.
+        path: the file, which must not exist.
+        steps: of how many training steps; by default of all, or of one epoch where a budget decides how many there are.
+
+    Raises:
+        StoreError: the documents are not encoded yet.
+        RecipeError: the recipe does not train.
+        MismatchError: the mixture cannot deliver so many steps.
+    """
+    found = {planned.name: planned for planned in plan(recipe).steps}
+    if recipe.train is None or "encode" not in found:
+        problem = "no training rows without the sections encode and train"
+        raise RecipeError(problem, place=recipe.name, hint="add them; train says how long a row is")
+    if not found["encode"].finished:
+        hint = f"headwater run {recipe.name} --until encode"
+        raise StoreError("the documents are not encoded yet", place=recipe.name, hint=hint)
+    return door(TABLE)(recipe.train, found["encode"].folder, path, steps)
 
 
 def check_disk(planned: Plan) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from headwater import load, plan, run
 from headwater.core.errors import MismatchError, RecipeError, StoreError
+from headwater.core.stage import library_versions
 from headwater.flow import Results, report_so_far
 
 from .conftest import TINY
@@ -100,6 +101,17 @@ def test_nothing_runs_twice(results: Results, settings: tuple[str, ...], place: 
     assert time.perf_counter() - start < 10  # the goal is 2 s; bench/second_run.py measures it
     assert "Nothing to do" in done.stdout
     assert "torch" not in done.stderr
+
+
+def test_another_version_of_a_library_is_told_and_reruns_nothing(
+    results: Results, settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "made with" not in str(plan(load(TINY, *settings)))
+    versions = library_versions()
+    monkeypatch.setattr("headwater.flow.library_versions", lambda: versions | {"numpy": "99.1"})
+    again = plan(load(TINY, *settings))
+    assert not again.waiting
+    assert f"note: {', '.join(STAGES)}: made with numpy {versions['numpy']} (now 99.1)" in str(again)
 
 
 def test_the_second_run_loads_no_torch(results: Results, settings: tuple[str, ...]) -> None:

@@ -3,18 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
-from headwater.model.config import ModelShape, RandomWeights
-from headwater.tokens.tokenizer import TrainBpe
+from headwater.model.shape import ModelConfig
 from headwater.training import ladder
 from headwater.training.ladder import Workload
 
-SHAPE = ModelShape(hidden_size=32, num_layers=1, num_heads=2, context_length=64)
-
 
 def climb(tmp_path, vocab_size: int):
-    return ladder.climb(Workload(SHAPE, vocab_size, 2, 32), Machine(threads=1, device="cpu"), tmp_path)
+    config = ModelConfig(vocab_size=vocab_size, hidden_size=32, num_layers=1, num_heads=2, context_length=64)
+    return ladder.climb(Workload(config, 2, 32), Machine(threads=1, device="cpu"), tmp_path)
 
 
 def test_every_rung_is_measured_or_says_why_not(tmp_path, monkeypatch):
@@ -52,8 +49,8 @@ def test_a_vocabulary_that_needs_no_padding_is_said_so(tmp_path, monkeypatch):
     assert notes == ["320 is a multiple of 64 already"]
 
 
-def test_a_recipe_tells_what_to_train(settings):
-    start, tokenizer = RandomWeights(use="random", model=SHAPE), TrainBpe(use="train_bpe", vocab_size=300)
-    assert ladder.workload_of(start, tokenizer, settings(), "r") == Workload(SHAPE, 300, 4, 32)
-    with pytest.raises(InputError, match="r: does not tell the shape"):
-        ladder.workload_of(start, None, settings(), "r")
+def test_a_recipe_tells_what_to_train(settings, monkeypatch):
+    monkeypatch.setattr(ladder, "climb", lambda workload, *_: pytest.fail(str(workload)))
+    config = ModelConfig(vocab_size=320, padding_rows=20, hidden_size=32, num_layers=1, num_heads=2)
+    with pytest.raises(pytest.fail.Exception, match="parameters, 4 x 32 tokens per step"):
+        ladder.ladder(config, settings(), Machine(threads=1, device="cpu"))

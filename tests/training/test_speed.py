@@ -8,8 +8,8 @@ import torch
 
 from headwater.core.hardware import Machine
 from headwater.core.stage import Workspace
-from headwater.model.config import ModelConfig
 from headwater.model.initialize import random_model
+from headwater.model.shape import ModelConfig
 from headwater.training import parallel, speed
 from headwater.training.speed import Choice, Memory, fastest
 from headwater.training.train import Run, train

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from headwater.core.config import Config
 from headwater.core.errors import MismatchError
@@ -43,6 +43,15 @@ class Machine(Config):
     the two around it, when it is made anew by `headwater report`."""
     carbon_grams_per_kwh: float = Field(default=475.0, ge=0)
     """Carbon intensity of the electricity [g CO2e per kWh]. Source: world average used by codecarbon."""
+
+    @field_validator("store", "runs")
+    @classmethod
+    def _is_folder(cls, path: str) -> str:
+        if "://" in path:
+            raise ValueError(
+                f"'{path}' is a URL, not a folder; mount the bucket and give the folder (docs/guides/cluster.md)"
+            )
+        return path
 
     @property
     def processor_workers(self) -> int:

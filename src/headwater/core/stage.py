@@ -25,7 +25,14 @@ from typing import Any
 
 from headwater.core import hardware, log
 from headwater.core.config import Config, difference, nearest
-from headwater.core.errors import EmptyResultError, HeadwaterError, InputError, MismatchError, StoreError
+from headwater.core.errors import (
+    EmptyResultError,
+    HeadwaterError,
+    InputError,
+    MismatchError,
+    StoreError,
+    UnreachableError,
+)
 from headwater.core.hardware import Machine
 from headwater.core.store import (
     HashMemory,
@@ -195,7 +202,10 @@ def perform(step: Step, machine: Machine, *, anew: bool = False) -> dict[str, An
         except OSError as error:
             _keep_seconds(step.partial, seconds_before + time.perf_counter() - clock)
             raise storage_error(error, step.partial) from error
-        except (InputError, EmptyResultError, MismatchError):
+        except (InputError, EmptyResultError, MismatchError) as error:
+            if isinstance(error, UnreachableError):
+                _keep_seconds(step.partial, seconds_before + time.perf_counter() - clock)
+                raise
             shutil.rmtree(step.partial, ignore_errors=True)  # its result can never be finished: leave nothing behind
             raise
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -117,8 +118,16 @@ def _settings(values: dict[str, Any]) -> str:
 
 
 def _brief(value: Any) -> str:
-    text = " ".join(str(value).split())
+    text = value if isinstance(value, str) else json.dumps(_told(value), ensure_ascii=False).replace('"', "")
+    text = " ".join(text.split())
     return _cell(text if len(text) <= 120 else f"{text[:117]}...")
+
+
+def _told(value: Any) -> Any:
+    """What a value says: of an object, without what is switched off."""
+    if isinstance(value, dict):
+        return {name: _told(inner) for name, inner in value.items() if inner not in (None, False, [], {}, "")}
+    return [_told(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _dropped(evidence: Evidence) -> str:

@@ -20,14 +20,12 @@ import torch
 from torch.nn import functional as F  # noqa: N812  # its name everywhere
 
 from headwater.core import hardware
-from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
 from headwater.core.log import logger, progress
 from headwater.core.units import format_count
-from headwater.model.config import ModelConfig, ModelShape, RandomWeights
 from headwater.model.initialize import random_model
+from headwater.model.shape import ModelConfig
 from headwater.model.transformer import BlockAttention, library_attention
-from headwater.tokens.tokenizer import TrainBpe
 from headwater.training import parallel
 from headwater.training.config import Train
 
@@ -43,26 +41,22 @@ LAPS, LAP_SECONDS = 8, 3.0
 class Workload:
     """What is trained at each rung."""
 
-    shape: ModelShape
-    vocab_size: int
+    config: ModelConfig
+    """The model, its vocabulary without padding."""
     rows: int
     sequence_length: int
 
     def __str__(self) -> str:
         """The workload in a line."""
-        size = format_count(self.model(self.vocab_size).parameters())
-        return f"{size} parameters, {self.rows} x {self.sequence_length} tokens per step, AdamW"
-
-    def model(self, vocab_size: int) -> ModelConfig:
-        """The model with so many rows of embedding."""
-        return ModelConfig(**self.shape.model_dump(), vocab_size=vocab_size)
+        size = format_count(self.config.parameters())
+        return f"{size} parameters, {self.rows} x {self.sequence_length:,} tokens per step, AdamW"
 
 
 @dataclass(frozen=True)
 class Setting:
     """How a rung computes."""
 
-    vocab_size: int
+    padding_rows: int = 0
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     compiled: bool = False
     blocks: bool = False
@@ -86,36 +80,24 @@ class Rung:
     """Why it was skipped."""
 
 
-def ladder(
-    sections: tuple[object, object, Train | None] | None, machine: Machine, place: str
-) -> tuple[str, list[dict[str, Any]]]:
+def ladder(config: ModelConfig | None, train: Train | None, machine: Machine) -> tuple[str, list[dict[str, Any]]]:
     """Measure every rung, and say in words what was trained.
 
     Args:
-        sections: `initialize`, `tokenizer` and `train` of a recipe; None for a model that suits the machine.
+        config: the model; None for one that suits the machine.
+        train: whose sequence length and micro-batch to take.
         machine: threads and device.
-        place: name of the recipe, for errors.
 
     Raises:
-        InputError: the sections do not tell the shape of the model.
         MismatchError: the machine is to use CUDA, and has none.
     """
-    workload = workload_of(*sections, place) if sections else default_workload(machine)
+    if config and train:
+        bare = config.model_copy(update={"vocab_size": config.token_types, "padding_rows": 0})
+        workload = Workload(bare, train.micro_batch, train.sequence_length)
+    else:
+        workload = default_workload(machine)
     with tempfile.TemporaryDirectory() as temporary:  # a cache of its own: compiling is not what is timed
         return str(workload), [vars(rung) for rung in climb(workload, machine, Path(temporary))]
-
-
-def workload_of(initialize: object, tokenizer: object, train: Train | None, place: str) -> Workload:
-    """What a recipe with these sections trains at a time.
-
-    Raises:
-        InputError: it does not begin with random weights and a new tokenizer, whose shapes it tells, or does not train.
-    """
-    if not isinstance(initialize, RandomWeights) or not isinstance(tokenizer, TrainBpe) or train is None:
-        problem = "does not tell the shape of the model that it trains"
-        hint = "take one with initialize.use=random, tokenizer.use=train_bpe and a section train, or none at all"
-        raise InputError(problem, place=place, hint=hint)
-    return Workload(initialize.model, tokenizer.vocab_size, train.micro_batch, train.sequence_length)
 
 
 def default_workload(machine: Machine) -> Workload:
@@ -125,10 +107,10 @@ def default_workload(machine: Machine) -> Workload:
         MismatchError: the machine is to use CUDA, and has none.
     """
     if hardware.tensor_device(machine) == "cuda":
-        shape = ModelShape(hidden_size=768, num_layers=12, num_heads=12, context_length=1024)
-        return Workload(shape, 50_257, 16, 1024)
-    shape = ModelShape(hidden_size=384, num_layers=6, num_heads=6, context_length=512)
-    return Workload(shape, 8_190, 4, 512)
+        big = ModelConfig(vocab_size=50_257, hidden_size=768, num_layers=12, num_heads=12, context_length=1024)
+        return Workload(big, 16, 1024)
+    small = ModelConfig(vocab_size=8_190, hidden_size=384, num_layers=6, num_heads=6, context_length=512)
+    return Workload(small, 4, 512)
 
 
 def climb(workload: Workload, machine: Machine, compiled_code: Path) -> list[Rung]:
@@ -149,7 +131,7 @@ def climb(workload: Workload, machine: Machine, compiled_code: Path) -> list[Run
     hardware.keep_compiled_code(compiled_code)
     rungs: list[Rung] = []
     steps = list(_ladder(workload, device))
-    setting = Setting(workload.vocab_size)
+    setting = Setting()
     busy = psutil.getloadavg()[0]
     if busy > BUSY * hardware.core_count():
         logger.warning("other programs are at work (load %.1f): steps are slower, and factors less certain", busy)
@@ -170,7 +152,7 @@ def climb(workload: Workload, machine: Machine, compiled_code: Path) -> list[Run
 def _ladder(workload: Workload, device: str) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Name, change and, where it cannot be tried, why."""
     cuda = device == "cuda"
-    vocabulary = workload.vocab_size
+    vocabulary = workload.config.vocab_size
     padded = math.ceil(vocabulary / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     yield "fp32", {}, ""
     yield "TF32", {"precision": "tf32"}, "" if cuda else "a format of NVIDIA GPUs; this is a processor"
@@ -178,7 +160,7 @@ def _ladder(workload: Workload, device: str) -> Iterator[tuple[str, dict[str, An
     yield "compile", {"compiled": True}, ""
     yield "flash attention" if cuda else "attention in blocks", {"blocks": True}, ""
     why = f"{vocabulary:,} is a multiple of {VOCABULARY_MULTIPLE} already" if padded == vocabulary else ""
-    yield f"vocabulary of {padded:,}", {"vocab_size": padded}, why
+    yield f"vocabulary of {padded:,}", {"padding_rows": padded - vocabulary}, why
     yield "fused AdamW", {"fused": True}, ""
     yield "loss in chunks", {"chunked": True}, ""
 
@@ -204,7 +186,9 @@ def _try(workload: Workload, setting: Setting, device: str) -> tuple[float, str]
 
 def _step(workload: Workload, setting: Setting, device: str) -> Callable[[], None]:
     """One step of training as a function."""
-    model = random_model(workload.model(setting.vocab_size), 0).to(device)
+    rows = workload.config.vocab_size + setting.padding_rows
+    config = workload.config.model_copy(update={"vocab_size": rows, "padding_rows": setting.padding_rows})
+    model = random_model(config, 0).to(device)
     model.reset_buffers(device)
     model.compute_dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
     # before the rung of attention: the whole square of scores at once, written out
@@ -215,7 +199,9 @@ def _step(workload: Workload, setting: Setting, device: str) -> Callable[[], Non
         parallel.compile_blocks(model, mix)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=setting.fused or None)
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(workload.vocab_size, (workload.rows, workload.sequence_length + 1), generator=generator)
+    tokens = torch.randint(
+        workload.config.vocab_size, (workload.rows, workload.sequence_length + 1), generator=generator
+    )
     inputs, targets = tokens[:, :-1].to(device), tokens[:, 1:].to(device)
 
     def step() -> None:

@@ -6,7 +6,7 @@ What is settled here changes the last bits of results, so a checkpoint keeps it 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -163,6 +163,13 @@ def race(model: Transformer, settings: Train, batch: Rows, machine: Machine, thr
     if laps:
         words.append(f"{rows} rows at a time {laps[passes[0]] / laps[rows]:.2f}x {passes[0]}" * (rows != passes[0]))
     return Choice(precision, kernel, rows, threads), [word for word in words if word]
+
+
+def only_rows(settings: Train, chosen: Mapping[str, Any]) -> Train:
+    """Settings in which all but the rows of a micro-batch is as in an earlier phase of the run."""
+    fixed = {"precision": chosen["precision"], "attention": chosen["attention"]}
+    fixed |= {"compile": "auto" if chosen["compiled"] else "off"}
+    return settings.model_copy(update={"speed": settings.speed.model_copy(update=fixed)})
 
 
 def race_blocks(model: Transformer, attention: BlockAttention, documents_BT: Tensor) -> int:
