@@ -14,6 +14,7 @@ from headwater.core.config import Config, KeyPath, nearest
 from headwater.core.errors import InputError, MismatchError
 from headwater.core.hardware import Machine
 from headwater.documents.clean import Clean
+from headwater.documents.cleaning.classify import LANGUAGES
 from headwater.documents.decontaminate import Decontaminate
 from headwater.documents.dedup import Dedup
 from headwater.documents.read import Read
@@ -131,6 +132,7 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
             for name in sources:
                 if name not in weights and name not in mixture.replay:
                     yield (*place, "weights"), f"source '{name}' has no weight; give it one (0 leaves it out)"
+    yield from _unknown_languages(recipe)
     if isinstance(recipe.initialize, RandomWeights):
         context = recipe.initialize.context_length
         for path, asked in (
@@ -150,6 +152,20 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
                 recipe.initialize.derive(recipe.tokenizer.vocab_size)
             except MismatchError as error:
                 yield ("initialize", "dial"), error.problem
+
+
+def _unknown_languages(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Find steps for languages that no document can be of: the model knows no such code, and no source brings it."""
+    sources = recipe.read.sources.values()
+    fields = [getattr(source, name, None) for source in sources for name in ("fields", "columns")]
+    if recipe.clean is None or any(getattr(one, "language", None) for one in fields):
+        return
+    known = LANGUAGES | {getattr(source, "language", None) or "" for source in sources}
+    steps = [(recipe.clean.written(index), step.languages or ()) for index, step in enumerate(recipe.clean.chosen)]
+    for index, codes in dict.fromkeys(steps):
+        for code in codes:
+            if code not in known:
+                yield ("clean", "steps", index, "languages"), f"no language '{code}'{nearest(code, known)}"
 
 
 def _mixtures(recipe: Recipe) -> Iterator[tuple[KeyPath, Mixture]]:

@@ -18,6 +18,7 @@ from headwater.core.hardware import Machine
 from headwater.evaluation.perplexity import open_scorer
 from headwater.model import hf
 from headwater.model.config import ModelConfig
+from headwater.model.families import architecture
 from headwater.model.initialize import random_model
 from headwater.model.transformer import KVCache, Transformer
 
@@ -148,7 +149,7 @@ def greedy(model: Transformer, prompt: torch.Tensor, count: int) -> list[int]:
 def test_an_exported_model_is_the_same_in_transformers(model, tokenizer, tmp_path):
     hf.write_folder(tmp_path, model, tokenizer)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    assert type(theirs).__name__ == hf.architecture(model.config)
+    assert type(theirs).__name__ == architecture(model.config)
     with torch.no_grad():
         expected, found = theirs(input_ids=rows(257)).logits, model(rows(257))
     assert expected.abs().max() > 2
