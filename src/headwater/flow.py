@@ -17,7 +17,7 @@ from headwater.advice.delivery import Delivery, delivery
 from headwater.advice.estimate import Estimate, derived_model, estimate
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
-from headwater.core.hardware import free_disk_bytes, share_processor
+from headwater.core.hardware import Machine, free_disk_bytes, share_processor
 from headwater.core.log import logger
 from headwater.core.stage import Stage, Step, Store, door, library_versions, perform, stage_named
 from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
@@ -30,6 +30,9 @@ from headwater.report import Report
 
 DOCUMENTS = ("split", "decontaminate", "dedup", "clean", "read")
 """Who hands on documents: the last of these that is in the recipe."""
+
+BEFORE_EXPORT = (*reversed(DOCUMENTS), "encode", "initialize", "train", "evaluate")
+"""What the model card tells of."""
 
 FLOW = (
     Stage("read", "headwater.documents.read:read", {}, version=2),
@@ -46,11 +49,18 @@ FLOW = (
         "headwater.evaluation.evaluate:evaluate",
         {"tokens": ("encode",), "tokenizer": ("tokenizer",), "start": ("initialize",), "checkpoint": ("train",)},
     ),
-    Stage("export", "headwater.model.hf:export", {"tokenizer": ("tokenizer",), "checkpoint": ("train", "initialize")}),
+    Stage(
+        "export",
+        "headwater.export:export",
+        {"documents": DOCUMENTS, "tokenizer": ("tokenizer",), "checkpoint": ("train", "initialize")},
+        version=2,
+        evidence=BEFORE_EXPORT,
+    ),
 )
 """Every stage but the report, in the order of the flow."""
 
-CONVERT = "headwater.model.hf:convert"
+CONVERT = "headwater.export:convert"
+LADDER = "headwater.training.ladder:ladder"
 
 TABLE = "headwater.training.phases:write_rows"
 
@@ -191,11 +201,11 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 
 
 def settings_of(recipe: Recipe, stage: Stage) -> Config:
-    """A stage's settings; the report's title is the recipe's name unless it has one of its own."""
-    if stage is not REPORT:
-        return getattr(recipe, stage.name)
-    report = recipe.report or Report()
-    return report.model_copy(update={"title": report.title or recipe.name, "about": report.about or recipe.about})
+    """A stage's settings; the title of report and model card is the recipe's name unless they have one of their own."""
+    settings = getattr(recipe, stage.name) or Report()
+    if not isinstance(settings, Report | Export):
+        return settings
+    return settings.model_copy(update={"title": settings.title or recipe.name, "about": settings.about or recipe.about})
 
 
 def plan(recipe: Recipe, until: str | None = None) -> Plan:
@@ -272,17 +282,18 @@ def report_so_far(recipe: Recipe) -> Results:
     return Results(recipe.name, link(recipe, steps), {step.name: step.folder for step in steps}, (REPORT.name,))
 
 
-def export_to(recipe: Recipe, folder: Path, step: int | None = None) -> Path:
-    """Write a model of a recipe that has been trained as a Hugging Face folder elsewhere; returns the folder.
+def export_to(recipe: Recipe, folder: Path | None = None, step: int | None = None) -> Path:
+    """Write a model of a recipe that has been trained elsewhere, as its section export says; returns the folder.
 
     Args:
         recipe: whose model.
-        folder: where; must not exist.
+        folder: where; must not exist. By default a folder of the recipe's name and the format in the current one.
         step: training step of the checkpoint; by default the final one.
 
     Raises:
         StoreError: the model is not trained yet, or the folder exists.
         InputError: there is no checkpoint of this step; names those there are.
+        MismatchError: the written files do not compute what the model computes.
     """
     steps = {planned.name: planned for planned in plan(recipe).steps}
     trained = steps.get("train")
@@ -296,9 +307,33 @@ def export_to(recipe: Recipe, folder: Path, step: int | None = None) -> Path:
             known = ", ".join(map(str, sorted(found)))
             raise InputError(f"has no checkpoint of step {step}", place=recipe.name, hint=f"there are: {known}")
         source = found[step]
+    stage = stage_named(FLOW, "export")
     settings = recipe.export or Export()
-    door(CONVERT)(source, steps["tokenizer"].folder / "tokenizer", folder, settings.dtype)
+    folder = folder or Path(f"{recipe.name}-{settings.format}")
+    inputs = {role: steps[name].folder for role, name in _sources(stage, steps).items() if steps[name].finished}
+    door(CONVERT)(
+        settings_of(recipe.model_copy(update={"export": settings}), stage), inputs, source, folder, recipe.machine
+    )
     return folder
+
+
+def speed(recipe: Recipe | None) -> tuple[str, list[dict[str, Any]]]:
+    """Train a few steps with one improvement after another: what was trained, and a row for each.
+
+    Args:
+        recipe: whose model and micro-batch to take; None for a model that suits the machine.
+
+    Raises:
+        RecipeError: the recipe does not tell the shape of its model, or does not train.
+        MismatchError: the recipe is to use CUDA, and there is none.
+    """
+    if recipe is None:
+        return door(LADDER)(None, None, Machine())
+    config, _ = derived_model(plan(recipe).steps)
+    if config is None or recipe.train is None:
+        problem = "does not tell the shape of a model to train"
+        raise RecipeError(problem, place=recipe.name, hint="take one with initialize.use=random and a section train")
+    return door(LADDER)(config, recipe.train, recipe.machine)
 
 
 def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
@@ -380,7 +415,8 @@ def _link(path: Path, target: Path) -> None:
 
 def _sources(stage: Stage, steps: Mapping[str, Step]) -> dict[str, str]:
     """Role -> the stage that fills it: the first candidate that is in the recipe."""
-    found = {role: [name for name in names if name in steps] for role, names in stage.inputs.items()}
+    wanted = {**stage.inputs, **{name: (name,) for name in stage.evidence}}
+    found = {role: [name for name in names if name in steps] for role, names in wanted.items()}
     return {role: names[0] for role, names in found.items() if names}
 
 

@@ -57,7 +57,7 @@ TYPICAL = {
     "initialize": Rate(3, 0, 1.0, 0, 0),
     "train": Rate(40, 0, 1.0, 0, 0),
     "evaluate": Rate(30, 0, 1.0, 1_000_000, 0),
-    "export": Rate(1, 0, 1.0, 0, 0),
+    "export": Rate(10, 0, 1.0, 0, 0),
     "report": Rate(4, 0, 1.0, 5_000_000, 0),
 }
 """Source: the shipped demo recipe on 2 cores of two server processors of 2021 and 2024, between the two;

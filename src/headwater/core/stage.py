@@ -64,6 +64,9 @@ class Stage:
     """Role -> names of stages that can fill it; the first that is in the recipe does."""
     version: int = 1
     """Raise it when the same settings would now give another result."""
+    evidence: tuple[str, ...] = ()
+    """Stages whose records it reads as well, where they are in the recipe, as inputs under their own names. Only what is
+    read of them decides: their manifests are checked, not every file."""
 
 
 class Workspace:
@@ -189,8 +192,8 @@ def perform(step: Step, machine: Machine, *, anew: bool = False) -> dict[str, An
         if (step.folder / "manifest.json").is_file() and not anew:  # another run finished it meanwhile
             return step.manifest()
         inputs = {role: source.folder for role, source in step.inputs.items()}
-        for source in step.inputs.values():
-            check_fully(source.folder)
+        for role, source in step.inputs.items():
+            check_quickly(source.folder) if role in step.stage.evidence else check_fully(source.folder)
         started = datetime.datetime.now(datetime.UTC)
         clock = time.perf_counter()
         out = Workspace(step.partial, machine)

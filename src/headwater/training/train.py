@@ -13,6 +13,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
@@ -32,7 +33,7 @@ from headwater.model.transformer import Transformer
 from headwater.tokens.loader import Batch
 from headwater.tokens.mixture import SourcePlan
 from headwater.tokens.shards import TokenFolder
-from headwater.training import parallel
+from headwater.training import parallel, speed
 from headwater.training.config import INITIAL_LOSS_TOLERANCE, Train
 from headwater.training.forgetting import Watch
 from headwater.training.optimizer import Optimizers
@@ -86,23 +87,24 @@ class Run:
             "initial_loss": None,
             "last_loss": None,
             "nonfinite": 0,
-            "precision": None,
-            "compiled": None,
+            "speed": {},  # how it computes rows of each shape, to be kept
             "forgetting": {},
         } | (resumed[1] if resumed else {})
-        self.arithmetic = parallel.set_up(settings, out, self.state["precision"])
-        self.state["precision"] = self.arithmetic.precision
-        self.model, self.start = checkpoint.load_model(
-            newest or inputs["checkpoint"] / "checkpoint", self.arithmetic.device
-        )
+        self.device = parallel.set_up(out, next(iter(self.state["speed"].values()), None))
+        self.model, self.start = checkpoint.load_model(newest or inputs["checkpoint"] / "checkpoint", self.device)
         self.batches = PhasedBatches(inputs["tokens"], settings)
         _check_fit(settings, self.model, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         self.stretch = self.batches.stretch(self.steps_done)
         adapt(self.model, self.stretch)
         self.most_steps, self.scarcest = _most_steps(self.batches)
         self._introduce()
+        self._prepare()
         self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype)
-        self.validation = Validation(settings, inputs["tokens"], settings.mixture.parts(self.batches.tokens), out)
+        shares, rows = (
+            settings.mixture.parts(self.batches.tokens),
+            next(iter(self.state["speed"].values()))["micro_batch"],
+        )
+        self.validation = Validation(settings, inputs["tokens"], shares, rows, out)
         self._watch()
         torch.manual_seed(settings.seed)
         if resumed:
@@ -113,19 +115,18 @@ class Run:
         self.tensorboard = SummaryWriter(str(out.folder / "tensorboard"), purge_step=self.steps_done + 1)
         self._validated: tuple[int, dict[str, Any]] = -1, {}
         self._logged = self.steps_done, self.state["seconds_training"]
-        self._compile()
         self._clock = self._saved_at = time.perf_counter()
 
-    def _compile(self) -> None:
-        """Compile for the shape of this phase's rows."""
-        micro_batch = self._micro_batches(self.batches.batch(self.steps_done))[0]
-        seconds = parallel.prepare(self.model, self.settings, self.arithmetic, micro_batch, self.out)
-        self.state["seconds_compiling"] += seconds
-        if self.state["compiled"] not in (None, seconds > 0):
-            self.out.warn(
-                "the run was begun with compiled code and goes on without, or the other way round: not bit-exact"
-            )
-        self.state["compiled"] = seconds > 0
+    def _prepare(self) -> None:
+        """Choose how rows of this phase's shape are computed, and compile for it."""
+        start, settings, chosen = time.perf_counter(), self.stretch.settings, self.state["speed"]
+        key = f"{settings.batch_sequences} x {settings.sequence_length}"
+        if chosen and key not in chosen:  # a later phase: optimizer and threads stay as they are
+            settings = speed.only_rows(settings, next(iter(chosen.values())))
+        first = self._on_device(self.batches.batch(self.steps_done))
+        self.arithmetic = parallel.prepare(self.model, settings, self.device, first, self.out, chosen.get(key))
+        chosen[key] = asdict(self.arithmetic.choice)
+        self.state["seconds_compiling"] += time.perf_counter() - start
 
     def _watch(self) -> None:
         """Begin to watch what the model knew before."""
@@ -139,6 +140,11 @@ class Run:
                 "the weights are trained already, and nothing like what they were trained on is replayed: they may "
                 "forget it; name a source in train.mixture.replay"
             )
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of one forward and backward pass."""
+        return self.arithmetic.choice.micro_batch
 
     @property
     def steps_done(self) -> int:
@@ -207,9 +213,10 @@ class Run:
             "peak_flops_per_second": self.arithmetic.peak_flops_per_second,
             "flops_per_token": flops,
             "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length, mean over phases",
-            "precision": self.arithmetic.precision,
-            "device": self.arithmetic.device,
-            "compiled": self.state["compiled"],
+            "precision": self.arithmetic.choice.precision,
+            "device": self.device,
+            "compiled": self.arithmetic.choice.compiled,
+            "speed": self.state["speed"],
             "parameters": self.model.config.parameters(),
             "seconds_training": seconds,
             "seconds_validating": self.state["seconds_validating"],
@@ -281,7 +288,7 @@ class Run:
         self.out.note(f"step {self.steps_done:,}: phase '{stretch.name}' begins: {introduction(stretch)}")
         if shape(before) != shape(stretch):
             self._tick("training")
-            self._compile()
+            self._prepare()
             self._clock = time.perf_counter()
 
     def _flops(self) -> float:
@@ -293,7 +300,7 @@ class Run:
 
     def _gradient(self, batch: Batch) -> tuple[float, float]:
         """Forward and backward over the micro-batches of a batch: mean loss, and norm of the gradient."""
-        loss = torch.zeros((), device=self.arithmetic.device)
+        loss = torch.zeros((), device=self.device)
         counted = self.batches.counted_targets(self.steps_done)
         for tokens, targets, documents in self._micro_batches(batch):
             share = (targets >= 0).sum() / counted
@@ -305,9 +312,12 @@ class Run:
         return float(loss), float(norm)
 
     def _micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        whole = (torch.from_numpy(array).to(self.arithmetic.device) for array in batch)
-        tokens, targets, documents = (tensor.split(self.stretch.settings.micro_batch) for tensor in whole)
+        tokens, targets, documents = (tensor.split(self.micro_batch) for tensor in self._on_device(batch))
         return list(zip(tokens, targets, documents, strict=True))
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, targets, documents = (torch.from_numpy(array).to(self.device) for array in batch)
+        return tokens, targets, documents
 
     def _nonfinite(self, loss: float, norm: float) -> None:
         """Leave out an update whose loss or gradient is not finite; stop when it happens too often."""
@@ -388,7 +398,7 @@ class Run:
 
     def _validate(self) -> dict[str, Any]:
         self._tick("training")
-        values = self.validation(self.model, self.arithmetic.device)
+        values = self.validation(self.model, self.device)
         self.metrics.write(self._place() | values)
         for what, per_source in values.items():
             for source, value in per_source.items():

@@ -20,16 +20,17 @@ from headwater.training.config import Train
 class Validation:
     """Measures a model on some held-out documents of each source, of those too that it is not trained on."""
 
-    def __init__(self, settings: Train, tokens: Path, shares: Mapping[str, int], out: Workspace) -> None:
+    def __init__(self, settings: Train, tokens: Path, shares: Mapping[str, int], rows: int, out: Workspace) -> None:
         """Open the held-out documents.
 
         Args:
             settings: how many tokens, in rows of which length.
             tokens: folder of the stage encode.
             shares: how the training rows are shared out between the sources.
+            rows: how many of them at a time: as many as in training.
             out: told of sources that have too little to measure.
         """
-        self._rows = settings.micro_batch
+        self._rows = rows
         self._shares = dict(shares)
         self._sources: dict[str, HeldOutBatches] = {}
         folder = TokenFolder(tokens)
