@@ -249,7 +249,7 @@ def test_time_is_told_apart(world, settings, out, monkeypatch):
     monkeypatch.setattr(run, "validation", slow(run.validation, 10))
     monkeypatch.setattr(checkpoint, "save", slow(checkpoint.save, 100))
     monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now))
-    run._clock = run._saved_at = now
+    run._clock = now
     while not run.finished:
         run.step()
     counts = run.finish()

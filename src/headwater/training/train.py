@@ -7,34 +7,30 @@ killed and resumed from a checkpoint gives the same weights, bit for bit, as one
 from __future__ import annotations
 
 import math
-import shutil
-import signal
 import time
-from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from headwater.core.errors import MismatchError, TrainingError
-from headwater.core.log import MetricsLog, Progress, read_metrics
+from headwater.core.errors import TrainingError
+from headwater.core.log import Progress, read_metrics
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.core.store import write_json
 from headwater.core.units import format_count, format_seconds
 from headwater.model import checkpoint
-from headwater.model.transformer import Transformer
 from headwater.tokens.loader import Batch, Batches
-from headwater.tokens.mixture import SourcePlan
 from headwater.tokens.shards import TokenFolder
 from headwater.training import parallel
-from headwater.training.config import INITIAL_LOSS_TOLERANCE, Train
+from headwater.training.alarms import check_initial_loss, keep_batch, sources_of
+from headwater.training.checkpoints import Checkpoints
+from headwater.training.config import Train
+from headwater.training.fit import check_fit, most_steps
 from headwater.training.optimizer import Optimizers
 from headwater.training.schedule import WarmupStableDecay
+from headwater.training.stop import stop_signals
+from headwater.training.trackers import Trackers
 from headwater.training.validation import Validation
 
 
@@ -48,7 +44,7 @@ def train(settings: Train, inputs: Inputs, out: Workspace) -> Counts:
         KeyboardInterrupt: the user stopped it; the finished steps are saved.
     """
     run = Run(settings, inputs, out)
-    with _stop_signals() as stop, run.progress() as progress:
+    with stop_signals() as stop, run.progress() as progress:
         while not run.finished:
             run.step()
             run.show(progress)
@@ -66,10 +62,8 @@ class Run:
         """Open the data, load the newest intact checkpoint or the first weights, and compile."""
         self.settings = settings
         self.out = out
-        self.checkpoints = out.folder / "checkpoints"
-        for folder in (out.folder, self.checkpoints):
-            checkpoint.remove_unfinished(folder)
-        newest = checkpoint.newest(self.checkpoints, out.warn)
+        self.checkpoints = Checkpoints(settings, out)
+        newest = self.checkpoints.newest()
         resumed = checkpoint.load_training(newest) if newest else None
         # what a checkpoint keeps beside tensors; changed in place as the run goes on
         self.state: dict[str, Any] = {
@@ -94,16 +88,15 @@ class Run:
         self.batches = Batches(
             inputs["tokens"], settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed
         )
-        _check_fit(settings, self.model, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
-        self.most_steps, self.scarcest = _most_steps(self.batches)
+        check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
+        self.most_steps, self.scarcest = most_steps(self.batches)
         self._introduce()
         self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype)
         self.validation = Validation(settings, inputs["tokens"], settings.mixture.parts(self.batches.tokens), out)
         torch.manual_seed(settings.seed)
         if resumed:
             self._restore(resumed[0])
-        self.metrics = MetricsLog(out.folder / "metrics.jsonl", keep=self.steps_done)
-        self.tensorboard = SummaryWriter(str(out.folder / "tensorboard"), purge_step=self.steps_done + 1)
+        self.trackers = Trackers(out.folder, self.steps_done)
         self._logged = self.steps_done, self.state["seconds_training"]
         micro_batch = self._micro_batches(self.batches.batch(self.steps_done))[0]
         seconds = parallel.prepare(self.model, settings, self.arithmetic, micro_batch, out)
@@ -111,7 +104,7 @@ class Run:
         if self.state["compiled"] not in (None, seconds > 0):
             out.warn("the run was begun with compiled code and goes on without, or the other way round: not bit-exact")
         self.state["compiled"] = seconds > 0
-        self._clock = self._saved_at = time.perf_counter()
+        self._clock = time.perf_counter()
 
     @property
     def steps_done(self) -> int:
@@ -142,12 +135,13 @@ class Run:
         self.state |= {"steps_done": self.steps_done + 1, "last_loss": loss}
         self._tick("training")
         if self.steps_done == 1:
-            self._check_initial_loss(loss)
+            self.state["initial_loss"] = loss
+            check_initial_loss(loss, self.start.notes, self.model.config.vocab_size, self.out)
         if self.steps_done % self.settings.log_every == 0 or self.finished:
             self._log(loss, norm)
         if not self.finished and self.settings.validate_every and self.steps_done % self.settings.validate_every == 0:
             self._validate()
-        if not self.finished and self._time_to_save():
+        if not self.finished and self.checkpoints.due(self.steps_done):
             self.save()
 
     def finish(self) -> Counts:
@@ -159,8 +153,8 @@ class Run:
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             self._stop_at_the_last_good(f"step {self.steps_done:,}: its update made weights that are not finite")
         validation = self._validate()
-        self.tensorboard.close()
-        self.save(self.out.folder / "checkpoint")
+        self.trackers.close()
+        self.save(final=True)
         seconds, tokens = self.state["seconds_training"], self.steps_done * self.settings.batch_tokens
         flops = self.model.config.flops_per_token(self.settings.sequence_length)
         return {
@@ -188,18 +182,13 @@ class Run:
             "copies": self.batches.copies,
         }
 
-    def save(self, folder: Path | None = None) -> None:
+    def save(self, final: bool = False) -> None:
         """Write a checkpoint from which the run can go on exactly, and remove old ones."""
         self._tick("training")
         tensors = {f"optimizer/{name}": tensor for name, tensor in self.optimizers.tensors().items()}
         tensors["random/torch"] = torch.get_rng_state()
-        folder = folder or checkpoint.step_folder(self.checkpoints, self.steps_done)
-        checkpoint.save(folder, self.model, self.steps_done, self.start.notes, tensors, self.state)
-        proven, unproven = self._saved()
-        for old in (*proven[: -self.settings.keep_last], *unproven[:-1]):
-            shutil.rmtree(old)
+        self.checkpoints.save(self.model, self.start.notes, tensors, self.state, final)
         self._tick("saving")
-        self._saved_at = self._clock
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -258,53 +247,21 @@ class Run:
         self.optimizers.drop_gradients()
         self.state["nonfinite"] += 1
         step = self.steps_done + 1
-        rows = [
-            {"source": row.source, "pieces": [piece._asdict() for piece in row.pieces]}
-            for row in self.batches.rows(step - 1)
-        ]
-        record = self.out.folder / f"nonfinite-step-{step:06d}.json"
-        write_json(record, {"step": step, "loss": str(loss), "gradient_norm": str(norm), "rows": rows})
-        sources = ", ".join(sorted({row["source"] for row in rows}))
+        rows = self.batches.rows(step - 1)
+        record = keep_batch("nonfinite", step, loss, norm, rows, self.out.folder)
         culprit = f"norm of the gradient is not finite ({norm:g}, at a loss of {loss:g})"
         if not math.isfinite(loss):
             culprit = f"loss is not finite ({loss:g})"
-        what = f"step {step:,}: the {culprit} on rows of {sources}"
+        what = f"step {step:,}: the {culprit} on rows of {sources_of(rows)}"
         if self.state["nonfinite"] <= self.settings.max_nonfinite:
             self.out.warn(f"{what}; update left out, rows in {record}")
             return
         self._stop_at_the_last_good(what, f"look at the documents in {record}, ")
 
     def _stop_at_the_last_good(self, what: str, hint: str = "") -> NoReturn:
-        kept, poisoned = self._saved()
-        for folder in poisoned:  # their weights never gave a finite loss: going on from them would fail again
-            shutil.rmtree(folder)
-        good = f"the last good checkpoint is {kept[-1]}; " if kept else ""
+        kept = self.checkpoints.drop_unproven(self.state["proven_step"])
+        good = f"the last good checkpoint is {kept}; " if kept else ""
         raise TrainingError(what, place="train", hint=f"{good}{hint}lower the learning rate, or lengthen the warm-up")
-
-    def _saved(self) -> tuple[list[Path], list[Path]]:
-        """The checkpoints whose weights have given a finite loss and gradient, and the others, oldest first."""
-        saved = checkpoint.saved_steps(self.checkpoints)
-        steps = [int(folder.name.removeprefix("step-")) for folder in saved]
-        proven = bisect_right(steps, self.state["proven_step"])
-        return saved[:proven], saved[proven:]
-
-    def _check_initial_loss(self, loss: float) -> None:
-        """Compare the loss before the first update with what random weights give."""
-        self.state["initial_loss"] = loss
-        expected = self.start.notes.get("expected_initial_loss")
-        chance = math.log(self.model.config.vocab_size)
-        if expected is None:
-            self.out.note(f"initial loss {loss:.3f} nats per token; guessing would be {chance:.3f}")
-            if loss > chance + INITIAL_LOSS_TOLERANCE:
-                self.out.warn(
-                    f"the initial loss {loss:.3f} is above ln(vocabulary) = {chance:.3f}: do weights and tokenizer belong together?"
-                )
-            return
-        self.out.note(f"initial loss {loss:.3f} nats per token, expected {expected:.3f}")
-        if abs(loss - expected) > INITIAL_LOSS_TOLERANCE:
-            self.out.warn(
-                f"the initial loss is {loss:.3f}, expected {expected:.3f} of random weights: something is wrong with the weights, the tokens or the loss"
-            )
 
     def _tick(self, what: Literal["training", "validating", "saving"]) -> None:
         """Add the time since the last tick to that spent on `what`."""
@@ -326,17 +283,12 @@ class Run:
             "mfu": speed * flops / self.arithmetic.peak_flops_per_second,
             "seconds": self.state["seconds_training"],
         }
-        self.metrics.write({"step": self.steps_done, "tokens": self.steps_done * self.settings.batch_tokens, **values})
-        for name, value in values.items():
-            self.tensorboard.add_scalar(f"train/{name}", value, self.steps_done)
+        self.trackers.log(self.steps_done, self.steps_done * self.settings.batch_tokens, values)
 
     def _validate(self) -> dict[str, Any]:
         self._tick("training")
         values = self.validation(self.model, self.arithmetic.device)
-        self.metrics.write({"step": self.steps_done, "tokens": self.steps_done * self.settings.batch_tokens, **values})
-        for what, per_source in values.items():
-            for source, value in per_source.items():
-                self.tensorboard.add_scalar(f"{what}/{source}", value, self.steps_done)
+        self.trackers.log(self.steps_done, self.steps_done * self.settings.batch_tokens, values)
         total = values["validation_loss"].get("total")
         if total is not None:
             self.out.note(
@@ -350,12 +302,6 @@ class Run:
         losses = [line["loss"] for line in read_metrics(self.out.folder / "metrics.jsonl") if "loss" in line]
         last = losses[-max(min(len(losses) // 10, 50), 1) :]
         return sum(last) / len(last)
-
-    def _time_to_save(self) -> bool:
-        every, interval = self.settings.checkpoint_every, self.settings.checkpoint_interval
-        by_steps = every and self.steps_done % every == 0
-        by_time = interval and time.perf_counter() - self._saved_at >= interval
-        return bool(by_steps or by_time)
 
     def _introduce(self) -> None:
         settings = self.settings
@@ -373,58 +319,3 @@ class Run:
         torch.set_rng_state(tensors["random/torch"])
         spent = format_seconds(self.seconds_spent)
         self.out.note(f"resumed after step {self.steps_done:,} ({spent} of training)")
-
-
-class _Stop:
-    asked = False
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one stops at once."""
-    stop = _Stop()
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
-
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            before[number] = signal.signal(number, ask)
-        except ValueError:  # not the main thread: signals are someone else's business
-            break
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _check_fit(settings: Train, model: Transformer, batches: Batches, vocab_size: int) -> None:
-    """Make sure that settings, model and tokens fit before anything is computed."""
-    config = model.config
-    if settings.sequence_length > config.context_length:
-        raise MismatchError(
-            f"sequence_length {settings.sequence_length:,} is beyond the model's context_length {config.context_length:,}",
-            place="train.sequence_length",
-            hint=f"set it to {config.context_length:,} or less, or initialize a model with a longer context",
-        )
-    if vocab_size > config.vocab_size:
-        raise MismatchError(
-            f"the tokens are of a vocabulary of {vocab_size:,}, the model has {config.vocab_size:,} rows",
-            place="train",
-            hint="encode with the tokenizer that belongs to the model",
-        )
-    batches.plan(settings.planned_steps or 1)
-
-
-def _most_steps(batches: Batches) -> tuple[int, SourcePlan]:
-    """How many steps there are before a source is seen more often than the mixture allows, and which source that is.
-
-    A source of weight w has had less than w n + 1 of the first n rows, and the plan forgives one row: so no plan of
-    this many steps or fewer is refused.
-    """
-    scarcest = min(batches.plan(1).sources, key=lambda source: source.deliverable_tokens / source.weight)
-    return max(int(scarcest.deliverable_tokens / scarcest.weight) // batches.batch_tokens, 1), scarcest
