@@ -1,7 +1,7 @@
 """The command line: argv to one call. The only module that knows the terminal.
 
 Exit codes: 0 ok; 1 a bug of Headwater (with a traceback); 2 something that the user can solve (one line per problem,
-then a hint); 130 stopped by the user. Data goes to standard output, log lines and progress bars to standard error.
+then a hint); 130 stopped by Ctrl-C, 143 by SIGTERM, as shells count. Data goes to standard output, log lines and progress bars to standard error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from headwater import __version__
 from headwater.core import hardware, log
-from headwater.core.errors import HeadwaterError, InputError
+from headwater.core.errors import HeadwaterError, InputError, Stopped
 from headwater.core.store import storage_error
 
 app = App(
@@ -122,6 +122,8 @@ def run(recipe: Recipe, /, *overrides: Overrides, until: Until = None) -> None:
     from headwater.recipe import load
 
     results = flow.run(load(recipe, *overrides), until)
+    if (launched := hardware.launch()) and launched.rank:
+        return  # the first process speaks for all
     if not results.ran:
         print("Nothing to do: every stage is done.")
     print_results(results, recipe)
@@ -279,9 +281,9 @@ def main(arguments: list[str] | None = None) -> None:
         complain([str(error).splitlines()[0]], "headwater --help")
     except HeadwaterError as error:
         complain(list(error.lines), error.hint)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         log.console.print("stopped; run the same command again to go on from here", markup=False)
-        raise SystemExit(130) from None
+        raise SystemExit(stop.exit_code if isinstance(stop, Stopped) else 130) from None
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
         raise SystemExit(0) from None

@@ -15,6 +15,7 @@ from typing import Any
 
 from headwater.advice.delivery import Delivery, delivery
 from headwater.advice.estimate import Estimate, estimate
+from headwater.core import hardware
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
 from headwater.core.hardware import free_disk_bytes, share_processor
@@ -49,6 +50,9 @@ FLOW = (
 """Every stage but the report, in the order of the flow."""
 
 CONVERT = "headwater.model.hf:convert"
+
+FOLLOW, DISMISS = "headwater.training.follow:follow", "headwater.training.distributed:dismiss"
+"""What the other processes of a launch do, and how they are told that there is nothing more to do."""
 
 REPORT = Stage("report", "headwater.report:report", {stage.name: (stage.name,) for stage in FLOW})
 """The report reads whatever has been done."""
@@ -206,9 +210,24 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
 def run(recipe: Recipe, until: str | None = None) -> Results:
     """Run what a recipe still needs, and link its results in `runs/<name>/`.
 
+    Under `torchrun` the first process does all this, and the others train with it.
+
     Raises:
         HeadwaterError: what the user can solve; finished stages stay finished, and the next run goes on from there.
     """
+    launched = hardware.launch()
+    if launched is None:
+        return _run(recipe, until)
+    if launched.rank:
+        door(FOLLOW)()
+        return Results(recipe.name, Path(recipe.machine.runs) / recipe.name, {}, ())
+    try:
+        return _run(recipe, until)
+    finally:
+        door(DISMISS)()
+
+
+def _run(recipe: Recipe, until: str | None) -> Results:
     planned = plan(recipe, until)
     check_disk(planned)
     share_processor()

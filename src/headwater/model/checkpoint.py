@@ -60,12 +60,26 @@ def save(
     training_tensors: Mapping[str, Tensor] | None = None,
     training_state: Mapping[str, Any] | None = None,
 ) -> None:
+    """Write the checkpoint of a model; see `write`."""
+    write(folder, model.config, step, model.state_dict(), notes, training_tensors, training_state)
+
+
+def write(
+    folder: Path,
+    config: ModelConfig,
+    step: int,
+    weights: Mapping[str, Tensor],
+    notes: Mapping[str, Any] | None = None,
+    training_tensors: Mapping[str, Tensor] | None = None,
+    training_state: Mapping[str, Any] | None = None,
+) -> None:
     """Write a checkpoint folder, whole or not at all; what stood at `folder` is replaced.
 
     Args:
         folder: where; its parent is made if need be.
-        model: the weights and their shape.
+        config: shape of the model.
         step: optimizer updates so far.
+        weights: by the names of `Transformer`.
         notes: JSON-able facts about the weights.
         training_tensors: optimizer moments and random-number states, to resume.
         training_state: JSON-able state, to resume.
@@ -73,7 +87,6 @@ def save(
     Raises:
         StoreError: the disk is full or not writable; an older checkpoint is untouched.
     """
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -82,14 +95,12 @@ def save(
         with atomic_folder(folder) as temporary:
             _save_tensors(weights, temporary / WEIGHTS)
             if training_tensors is not None:
-                _save_tensors(
-                    {name: t.contiguous().cpu() for name, t in training_tensors.items()}, temporary / TRAINING
-                )
+                _save_tensors(training_tensors, temporary / TRAINING)
                 write_json(temporary / STATE, dict(training_state or {}))
             facts = {
                 "schema": SCHEMA,
                 "step": step,
-                "model": model.config.model_dump(mode="json"),
+                "model": config.model_dump(mode="json"),
                 "notes": dict(notes or {}),
                 "files": {path.name: hash_file(path) for path in sorted(temporary.iterdir())},
             }
@@ -145,6 +156,11 @@ def load_model(
     return model, info
 
 
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint by name, mapped from its file, not verified."""
+    return load_file(folder / WEIGHTS)
+
+
 def load_training(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Load what training needs to go on: tensors and JSON state, as given to `save`. Verify with `read_info` first."""
     return load_file(folder / TRAINING), read_json(folder / STATE)
@@ -158,7 +174,12 @@ def step_folder(checkpoints: Path, step: int) -> Path:
 def saved_steps(checkpoints: Path) -> list[Path]:
     """The checkpoint folders inside `checkpoints`, oldest first."""
     found = [path for path in checkpoints.glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """After how many steps the checkpoint of a step folder was written."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -188,7 +209,7 @@ def newest(checkpoints: Path, warn: Callable[[str], None]) -> Path | None:
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
-        save_file(dict(tensors), path)
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:  # carries the system's error only as text
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

@@ -1,19 +1,25 @@
-"""The checkpoints of a run: which to go on from, when to write one, and which are kept."""
+"""The checkpoints of a run: which to go on from, when to write one, how, and which are kept."""
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from bisect import bisect_right
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 from torch import Tensor
 
+from headwater.core import hardware
+from headwater.core.errors import StoreError
 from headwater.core.stage import Workspace
+from headwater.core.units import format_bytes
 from headwater.model import checkpoint
-from headwater.model.transformer import Transformer
+from headwater.model.config import ModelConfig
 from headwater.training.config import Train
 
 
@@ -21,13 +27,19 @@ class Checkpoints:
     """The folder `checkpoints` of a run, and its final `checkpoint`."""
 
     def __init__(self, settings: Train, out: Workspace) -> None:
-        """Clear what a kill left half-written."""
+        """Say where they are."""
         self._settings = settings
         self._out = out
         self.folder = out.folder / "checkpoints"
-        for folder in (out.folder, self.folder):
-            checkpoint.remove_unfinished(folder)
         self._saved_at = time.perf_counter()
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+        self._said = False
+
+    def clear_unfinished(self) -> None:
+        """Remove what a kill left half-written."""
+        for folder in (self._out.folder, self.folder):
+            checkpoint.remove_unfinished(folder)
 
     def newest(self) -> Path | None:
         """The newest intact checkpoint; the user is told of damaged ones."""
@@ -35,42 +47,114 @@ class Checkpoints:
 
     def due(self, steps_done: int) -> bool:
         """Whether it is time to write one after so many steps."""
-        every, interval = self._settings.checkpoint_every, self._settings.checkpoint_interval
-        by_steps = every and steps_done % every == 0
-        by_time = interval and time.perf_counter() - self._saved_at >= interval
-        return bool(by_steps or by_time)
+        settings = self._settings
+        by_steps = any(every and steps_done % every == 0 for every in (settings.checkpoint_every, settings.keep_every))
+        interval = settings.checkpoint_interval
+        return by_steps or bool(interval and time.perf_counter() - self._saved_at >= interval)
 
     def save(
         self,
-        model: Transformer,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
         notes: Mapping[str, Any],
         tensors: Mapping[str, Tensor],
         state: Mapping[str, Any],
         final: bool = False,
     ) -> None:
-        """Write one, from which the run can go on exactly, and remove old ones.
+        """Write one, from which the run can go on exactly, and remove old ones; in the background if there is memory.
+
+        Args:
+            config: shape of the model.
+            weights: by name.
+            notes: facts about the weights.
+            tensors: optimizer state and random numbers.
+            state: all else.
+            final: the last one, for later stages; it is there when this returns.
 
         Raises:
-            StoreError: the disk is full or not writable; older checkpoints are untouched.
+            StoreError: the disk is full or not writable, now or when the one before was written; older checkpoints are
+                untouched.
         """
-        steps_done = state["steps_done"]
-        folder = self._out.folder / "checkpoint" if final else checkpoint.step_folder(self.folder, steps_done)
-        checkpoint.save(folder, model, steps_done, notes, tensors, state)
-        proven, unproven = self._saved(state["proven_step"])
-        for old in (*proven[: -self._settings.keep_last], *unproven[:-1]):
-            shutil.rmtree(old)
+        self.settle()
+        step = state["steps_done"]
+        folder = self._out.folder / "checkpoint" if final else checkpoint.step_folder(self.folder, step)
+        needed = sum(tensor.nbytes for tensor in (*weights.values(), *tensors.values()))
+        self._check_space(folder, needed)
         self._saved_at = time.perf_counter()
+        if final or not self._in_background(needed):
+            self._write(folder, config, step, weights, notes, tensors, state)
+            return
+        weights, tensors = ({k: t.detach().to("cpu", copy=True) for k, t in d.items()} for d in (weights, tensors))
+        self._writing = self._thread.submit(
+            self._write, folder, config, step, weights, notes, tensors, copy.deepcopy(dict(state))
+        )
+
+    def check(self) -> None:
+        """Raise what went wrong in the background, if anything did."""
+        if self._writing is not None and self._writing.done():
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until what is being written is written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def drop_unproven(self, proven_step: int) -> Path | None:
         """Remove the checkpoints whose weights never gave a finite loss; returns the newest good one."""
+        self.settle()
         kept, poisoned = self._saved(proven_step)
         for folder in poisoned:  # going on from them would fail again
             shutil.rmtree(folder)
         return kept[-1] if kept else None
 
+    def _write(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        step: int,
+        weights: Mapping[str, Tensor],
+        notes: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+    ) -> None:
+        checkpoint.write(folder, config, step, weights, notes, tensors, state)
+        proven, unproven = self._saved(state["proven_step"])
+        for old in (*proven[: -self._settings.keep_last], *unproven[:-1]):
+            if not self._for_good(checkpoint.step_of(old), state):
+                shutil.rmtree(old)
+
+    def _for_good(self, step: int, state: Mapping[str, Any]) -> bool:
+        """Whether the checkpoint of a step stays although it is old."""
+        every, best = self._settings.keep_every, state["best"]
+        return bool(every and step % every == 0) or bool(self._settings.keep_best and best and best["step"] == step)
+
+    def _in_background(self, needed: int) -> bool:
+        if not self._out.machine.save_in_background:
+            return False
+        free = psutil.virtual_memory().available
+        fits = needed < free
+        if not self._said:
+            self._said = True
+            how = (
+                "are written while training goes on, from a copy of"
+                if fits
+                else "stop training while written: a copy would take"
+            )
+            self._out.note(f"checkpoints {how} {format_bytes(needed)} of memory ({format_bytes(free)} are free)")
+        return fits
+
+    def _check_space(self, folder: Path, needed: int) -> None:
+        free = hardware.free_disk_bytes(folder)
+        if needed > free:
+            raise StoreError(
+                f"there is no space for a checkpoint: it takes {format_bytes(needed)} and {format_bytes(free)} are free",
+                place=str(folder),
+                hint="free some space, then run again: it goes on from the checkpoint before",
+            )
+
     def _saved(self, proven_step: int) -> tuple[list[Path], list[Path]]:
         """The checkpoints whose weights have given a finite loss and gradient, and the others, oldest first."""
         saved = checkpoint.saved_steps(self.folder)
-        steps = [int(folder.name.removeprefix("step-")) for folder in saved]
-        proven = bisect_right(steps, proven_step)
+        proven = bisect_right([checkpoint.step_of(folder) for folder in saved], proven_step)
         return saved[:proven], saved[proven:]

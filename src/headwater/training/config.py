@@ -108,6 +108,10 @@ class Train(Config):
     keep_last: int = Field(default=2, ge=1)
     """Checkpoints kept, older ones are removed. The newest is kept beside them until a step from it has shown that its
     weights give a finite loss."""
+    keep_every: Count = Field(default=0, ge=0)
+    """Steps between two checkpoints that are written and kept for good; 0 keeps none for good."""
+    keep_best: bool = False
+    """Write a checkpoint whenever the validation loss is the lowest so far, and keep it until a better one comes."""
     max_nonfinite: int = Field(default=0, ge=0)
     """Updates that may be left out because the loss or its gradient is not finite; one more stops the run."""
 
@@ -153,11 +157,13 @@ class Train(Config):
 
     @property
     def micro_batch(self) -> int:
-        """Rows of one forward and backward pass, resolved.
+        """Rows of one forward and backward pass, resolved, for a single rank."""
+        return self.micro_batch_of(self.batch_sequences)
+
+    def micro_batch_of(self, rows: int) -> int:
+        """Rows of one forward and backward pass of a rank that has `rows` rows of each batch.
 
         Source: a prototype on one core: 1,024, 2,048 and 4,096 tokens were within 8 %; see docs/lab-notes.md.
         """
         most = self.micro_batch_sequences or max(4096 // self.sequence_length, 1)
-        return max(
-            rows for rows in range(1, self.batch_sequences + 1) if rows <= most and not self.batch_sequences % rows
-        )
+        return max(count for count in range(1, rows + 1) if count <= most and not rows % count)

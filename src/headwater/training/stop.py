@@ -7,22 +7,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from headwater.core.errors import Stopped
+
 
 class Stop:
-    """Whether somebody asked training to stop."""
+    """Whether somebody asked training to stop: the number of the signal, 0 before."""
 
-    asked = False
+    asked = 0
 
 
 @contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one stops at once."""
+def stop_signals(repeats: bool = False) -> Iterator[Stop]:
+    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one stops at once.
+
+    With `repeats` a second one changes nothing: torchrun passes on what the terminal has sent to every process already.
+    """
     stop = Stop()
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if stop.asked and not repeats:
+            raise Stopped(number)
+        stop.asked = number
 
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM):

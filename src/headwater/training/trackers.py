@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
 from headwater.core.log import MetricsLog
+from headwater.core.stage import Workspace
 
 Values = Mapping[str, float | Mapping[str, float]]
 """Name -> number, or name -> source -> number."""
@@ -16,10 +16,10 @@ Values = Mapping[str, float | Mapping[str, float]]
 class Trackers:
     """All places where the numbers of a run go, as one."""
 
-    def __init__(self, folder: Path, steps_done: int) -> None:
+    def __init__(self, out: Workspace, steps_done: int) -> None:
         """Go on after `steps_done` steps: what was logged beyond them, before a kill, is dropped."""
-        self._metrics = MetricsLog(folder / "metrics.jsonl", keep=steps_done)
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1)
+        self._metrics = MetricsLog(out.folder / "metrics.jsonl", keep=steps_done)
+        self._tensorboard = SummaryWriter(str(out.folder / "tensorboard"), purge_step=steps_done + 1)
 
     def log(self, step: int, tokens: int, values: Values) -> None:
         """Write down numbers after `step` steps; single ones are those of training."""

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from headwater.core.errors import TrainingError
+from headwater.core.errors import Stopped, TrainingError
 from headwater.core.log import Progress, read_metrics
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import format_count, format_seconds
@@ -23,14 +24,25 @@ from headwater.model import checkpoint
 from headwater.tokens.loader import Batch, Batches
 from headwater.tokens.shards import TokenFolder
 from headwater.training import parallel
-from headwater.training.alarms import check_initial_loss, keep_batch, sources_of
+from headwater.training.alarms import (
+    SPIKE_STEPS,
+    STUCK_SHARE,
+    Alarms,
+    NoiseScale,
+    check_initial_loss,
+    keep_batch,
+    share_moved,
+    sources_of,
+    squared_norm,
+)
 from headwater.training.checkpoints import Checkpoints
 from headwater.training.config import Train
+from headwater.training.distributed import Team, assemble
 from headwater.training.fit import check_fit, most_steps
 from headwater.training.optimizer import Optimizers
 from headwater.training.schedule import WarmupStableDecay
 from headwater.training.stop import stop_signals
-from headwater.training.trackers import Trackers
+from headwater.training.trackers import Trackers, Values
 from headwater.training.validation import Validation
 
 
@@ -43,27 +55,36 @@ def train(settings: Train, inputs: Inputs, out: Workspace) -> Counts:
         StoreError: a checkpoint is damaged or the disk is full; older checkpoints are untouched.
         KeyboardInterrupt: the user stopped it; the finished steps are saved.
     """
-    run = Run(settings, inputs, out)
-    with stop_signals() as stop, run.progress() as progress:
-        while not run.finished:
-            run.step()
-            run.show(progress)
-            if stop.asked:
-                run.save()
-                out.note(f"stopped after step {run.steps_done:,}; run again to go on")
-                raise KeyboardInterrupt
-    return run.finish()
+    with assemble(settings, inputs, out) as team:
+        return train_together(settings, inputs, team.workspace(out), team)
+
+
+def train_together(settings: Train, inputs: Inputs, out: Workspace, team: Team) -> Counts:
+    """Train as one rank of a team: every rank calls this, the first one writes and counts."""
+    with stop_signals(repeats=team.restarts) as stop:
+        run = Run(settings, inputs, out, team)
+        with run.progress() as progress:
+            while not run.finished:
+                if asked := run.step(stop.asked):
+                    out.note(f"stopped after step {run.steps_done:,}; run again to go on")
+                    raise Stopped(asked)
+                run.show(progress)
+        return run.finish()
 
 
 class Run:
     """One training run: model, optimizers and data, and the state that a checkpoint keeps."""
 
-    def __init__(self, settings: Train, inputs: Inputs, out: Workspace) -> None:
+    def __init__(self, settings: Train, inputs: Inputs, out: Workspace, team: Team | None = None) -> None:
         """Open the data, load the newest intact checkpoint or the first weights, and compile."""
         self.settings = settings
         self.out = out
+        self.team = team = team or Team()
+        self.rows = team.check_batch(settings.batch_sequences)
         self.checkpoints = Checkpoints(settings, out)
-        newest = self.checkpoints.newest()
+        if team.leads:
+            self.checkpoints.clear_unfinished()
+        newest = team.agree(self.checkpoints.newest() if team.leads else None)
         resumed = checkpoint.load_training(newest) if newest else None
         # what a checkpoint keeps beside tensors; changed in place as the run goes on
         self.state: dict[str, Any] = {
@@ -77,34 +98,60 @@ class Run:
             "initial_loss": None,
             "last_loss": None,
             "nonfinite": 0,
+            "recent_losses": [],
+            "spikes": 0,
+            "alarms": [],
+            "noise_scale": None,
+            "best": None,
             "precision": None,
             "compiled": None,
         } | (resumed[1] if resumed else {})
-        self.arithmetic = parallel.set_up(settings, out, self.state["precision"])
-        self.state["precision"] = self.arithmetic.precision
+        self._set_up()
         self.model, self.start = checkpoint.load_model(
             newest or inputs["checkpoint"] / "checkpoint", self.arithmetic.device
         )
+        self._first_weights = inputs["checkpoint"] / "checkpoint"
         self.batches = Batches(
             inputs["tokens"], settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed
         )
         check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         self.most_steps, self.scarcest = most_steps(self.batches)
         self._introduce()
-        self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype)
-        self.validation = Validation(settings, inputs["tokens"], settings.mixture.parts(self.batches.tokens), out)
+        self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype, team)
+        shares = settings.mixture.parts(self.batches.tokens)
+        self.validation = Validation(settings, inputs["tokens"], shares, out, team)
+        self.alarms = Alarms(self.model, self.state, out, team.sum)
+        self.noise_scale = NoiseScale(self.state)
         torch.manual_seed(settings.seed)
         if resumed:
             self._restore(resumed[0])
-        self.trackers = Trackers(out.folder, self.steps_done)
+        self.trackers = Trackers(out, self.steps_done) if team.leads else None
         self._logged = self.steps_done, self.state["seconds_training"]
+        self._compile()
+        team.wrap(self.model)
+        self._clock = time.perf_counter()
+
+    def _set_up(self) -> None:
+        """Prepare this process; the number format is the one that rank 0 finds best."""
+        settings, team = self.settings, self.team
+        if team.leads:
+            self.arithmetic = parallel.set_up(settings, self.out, self.state["precision"])
+        precision: parallel.Precision | None = team.agree(self.arithmetic.precision if team.leads else None)
+        if not team.leads:
+            self.arithmetic = parallel.set_up(settings, self.out, precision)
+        self.state["precision"] = precision
+        self.peak_flops_per_second = team.sum(self.arithmetic.peak_flops_per_second)[0]
+
+    def _compile(self) -> None:
+        """Compile, one rank of a machine after the other would: they share the folder of compiled code."""
         micro_batch = self._micro_batches(self.batches.batch(self.steps_done))[0]
-        seconds = parallel.prepare(self.model, settings, self.arithmetic, micro_batch, out)
+        seconds = parallel.prepare(self.model, self.settings, self.arithmetic, micro_batch, self.out)
         self.state["seconds_compiling"] += seconds
         if self.state["compiled"] not in (None, seconds > 0):
-            out.warn("the run was begun with compiled code and goes on without, or the other way round: not bit-exact")
+            self.out.warn(
+                "the run was begun with compiled code and goes on without, or the other way round: not bit-exact"
+            )
         self.state["compiled"] = seconds > 0
-        self._clock = time.perf_counter()
 
     @property
     def steps_done(self) -> int:
@@ -121,15 +168,23 @@ class Run:
         """Time so far that counts against a budget."""
         return sum(self.state[f"seconds_{what}"] for what in ("training", "validating", "saving"))
 
-    def step(self) -> None:
-        """Train on one batch; then log, validate and save when it is time to."""
+    def step(self, stop_asked: int = 0) -> int:
+        """Train on one batch; then log, validate and save when it is time to.
+
+        Args:
+            stop_asked: number of the signal by which this rank was asked to stop; 0 when it was not.
+
+        Returns:
+            The number of the signal by which any rank was asked to stop: then the run is saved.
+        """
+        self.checkpoints.check()
         self._decide_end()
         batch = self.batches.batch(self.steps_done)
         loss, norm = self._gradient(batch)
         share = self.settings.schedule(self.steps_done, self.state["total_steps"])
         if math.isfinite(loss) and math.isfinite(norm):
             self.state["proven_step"] = self.steps_done
-            self.optimizers.step(share)
+            self._update(loss, norm, share)
         else:
             self._nonfinite(loss, norm)
         self.state |= {"steps_done": self.steps_done + 1, "last_loss": loss}
@@ -139,10 +194,31 @@ class Run:
             check_initial_loss(loss, self.start.notes, self.model.config.vocab_size, self.out)
         if self.steps_done % self.settings.log_every == 0 or self.finished:
             self._log(loss, norm)
+        best = False
         if not self.finished and self.settings.validate_every and self.steps_done % self.settings.validate_every == 0:
-            self._validate()
-        if not self.finished and self.checkpoints.due(self.steps_done):
+            best = self._validate()[1] and self.settings.keep_best
+        due = not self.finished and (best or self.checkpoints.due(self.steps_done))
+        due, stop_asked = (int(value) for value in self.team.most(due, stop_asked))
+        if due or stop_asked:
             self.save()
+        if stop_asked:
+            self.checkpoints.settle()
+        return stop_asked
+
+    def _update(self, loss: float, norm: float, share: float) -> None:
+        """Change the weights, and watch what comes of it."""
+        step = self.steps_done + 1
+        sigmas = self.alarms.spikes(loss)
+        if sigmas is not None:
+            rows = self.batches.rows(step - 1)
+            record = keep_batch("spike", step, loss, norm, rows, self.out.folder) if self.team.leads else None
+            self.out.warn(
+                f"step {step:,}: the loss jumped to {loss:.3f}, {sigmas:.1f} standard deviations above the last "
+                f"{SPIKE_STEPS} steps, on rows of {sources_of(rows)}; rows in {record}"
+            )
+        sample = self.alarms.before_update(step)
+        self.optimizers.step(share)
+        self.alarms.after_update(step, sample)
 
     def finish(self) -> Counts:
         """Validate, write the final weights, and count.
@@ -150,11 +226,14 @@ class Run:
         Raises:
             TrainingError: the last update made weights that are not finite, which no later step could notice.
         """
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+        broken = sum(not bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+        if self.team.sum(broken)[0]:
             self._stop_at_the_last_good(f"step {self.steps_done:,}: its update made weights that are not finite")
-        validation = self._validate()
-        self.trackers.close()
+        validation, _ = self._validate()
         self.save(final=True)
+        if self.trackers is None:
+            return {}
+        self.trackers.close()
         seconds, tokens = self.state["seconds_training"], self.steps_done * self.settings.batch_tokens
         flops = self.model.config.flops_per_token(self.settings.sequence_length)
         return {
@@ -165,8 +244,9 @@ class Run:
             "steps": self.steps_done,
             "tokens": tokens,
             "tokens_per_second": tokens / seconds,
-            "mfu": flops * tokens / seconds / self.arithmetic.peak_flops_per_second,
-            "peak_flops_per_second": self.arithmetic.peak_flops_per_second,
+            "mfu": flops * tokens / seconds / self.peak_flops_per_second,
+            "peak_flops_per_second": self.peak_flops_per_second,
+            "ranks": self.team.ranks,
             "flops_per_token": flops,
             "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length",
             "precision": self.arithmetic.precision,
@@ -178,6 +258,10 @@ class Run:
             "seconds_saving": self.state["seconds_saving"],
             "seconds_compiling": self.state["seconds_compiling"],
             "nonfinite_updates": self.state["nonfinite"],
+            "loss_spikes": self.state["spikes"],
+            "gradient_noise_scale_tokens": self.noise_scale.tokens,
+            "best_validation": self.state["best"],
+            "share_moved_in_bf16": self._share_moved(),
             "mixture": self.batches.plan(self.steps_done).to_json(),
             "copies": self.batches.copies,
         }
@@ -187,7 +271,10 @@ class Run:
         self._tick("training")
         tensors = {f"optimizer/{name}": tensor for name, tensor in self.optimizers.tensors().items()}
         tensors["random/torch"] = torch.get_rng_state()
-        self.checkpoints.save(self.model, self.start.notes, tensors, self.state, final)
+        if self.team.leads:
+            self.checkpoints.save(
+                self.model.config, self.model.state_dict(), self.start.notes, tensors, self.state, final
+            )
         self._tick("saving")
 
     @contextmanager
@@ -213,7 +300,8 @@ class Run:
         assert isinstance(schedule, WarmupStableDecay)
         assert budget is not None
         steps = schedule.total_steps(self.steps_done)
-        if self.seconds_spent >= budget * (1 - schedule.decay_share):
+        spent = self.team.agree(self.seconds_spent)  # clocks of ranks differ
+        if spent >= budget * (1 - schedule.decay_share):
             self.state["total_steps"] = min(steps, self.most_steps)
         elif steps >= self.most_steps:
             self.state["total_steps"] = self.most_steps
@@ -228,18 +316,32 @@ class Run:
     def _gradient(self, batch: Batch) -> tuple[float, float]:
         """Forward and backward over the micro-batches of a batch: mean loss, and norm of the gradient."""
         loss = torch.zeros((), device=self.arithmetic.device)
-        for tokens, targets, documents in self._micro_batches(batch):
-            share = len(tokens) / self.settings.batch_sequences
-            part = self.model.loss(tokens, targets, documents) * share
-            part.backward()
+        parts = self._micro_batches(batch)
+        measure = self.noise_scale.due(self.steps_done)
+        self.team.local_squares = torch.zeros_like(loss) if measure and self.team.ranks > 1 else None
+        small = None
+        for number, micro_batch in enumerate(parts, 1):
+            with self.team.gradients(shared=number == len(parts)):
+                part = self.team.loss(*micro_batch) / len(parts)
+                part.backward()
             loss += part.detach()
-        most = self.settings.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most)
-        return float(loss), float(norm)
+            if measure and self.team.ranks == 1 and number == 1 < len(parts):
+                small = squared_norm(list(self.optimizers.parameters.values())) * len(parts) ** 2
+        norm = self.team.clip(self.optimizers.parameters.values(), self.settings.clip_norm or math.inf)
+        loss_everywhere, squares = self.team.sum(float(loss), float(self.team.local_squares or 0.0))
+        if self.team.local_squares is not None:
+            small = squares / self.team.ranks
+        if small is not None:
+            pieces = len(parts) if self.team.ranks == 1 else self.team.ranks
+            tokens = self.settings.batch_tokens
+            self.noise_scale.add(small, tokens // pieces, norm**2, tokens)
+        return loss_everywhere / self.team.ranks, norm
 
     def _micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        whole = (torch.from_numpy(array).to(self.arithmetic.device) for array in batch)
-        tokens, targets, documents = (tensor.split(self.settings.micro_batch) for tensor in whole)
+        """This rank's rows of a batch, as parts of equal size."""
+        whole = (torch.from_numpy(np.ascontiguousarray(array)) for array in self.team.rows(batch))
+        size = self.settings.micro_batch_of(self.rows)
+        tokens, targets, documents = (tensor.to(self.arithmetic.device).split(size) for tensor in whole)
         return list(zip(tokens, targets, documents, strict=True))
 
     def _nonfinite(self, loss: float, norm: float) -> None:
@@ -248,7 +350,7 @@ class Run:
         self.state["nonfinite"] += 1
         step = self.steps_done + 1
         rows = self.batches.rows(step - 1)
-        record = keep_batch("nonfinite", step, loss, norm, rows, self.out.folder)
+        record = keep_batch("nonfinite", step, loss, norm, rows, self.out.folder) if self.team.leads else None
         culprit = f"norm of the gradient is not finite ({norm:g}, at a loss of {loss:g})"
         if not math.isfinite(loss):
             culprit = f"loss is not finite ({loss:g})"
@@ -259,7 +361,7 @@ class Run:
         self._stop_at_the_last_good(what, f"look at the documents in {record}, ")
 
     def _stop_at_the_last_good(self, what: str, hint: str = "") -> NoReturn:
-        kept = self.checkpoints.drop_unproven(self.state["proven_step"])
+        kept = self.checkpoints.drop_unproven(self.state["proven_step"]) if self.team.leads else None
         good = f"the last good checkpoint is {kept}; " if kept else ""
         raise TrainingError(what, place="train", hint=f"{good}{hint}lower the learning rate, or lengthen the warm-up")
 
@@ -280,22 +382,43 @@ class Run:
             "learning_rate": self.optimizers.learning_rate,
             "grad_norm": norm,
             "tokens_per_second": speed,
-            "mfu": speed * flops / self.arithmetic.peak_flops_per_second,
+            "mfu": speed * flops / self.peak_flops_per_second,
             "seconds": self.state["seconds_training"],
         }
-        self.trackers.log(self.steps_done, self.steps_done * self.settings.batch_tokens, values)
+        if self.noise_scale.tokens is not None:
+            values["noise_scale_tokens"] = self.noise_scale.tokens
+        self._track(values)
 
-    def _validate(self) -> dict[str, Any]:
+    def _track(self, values: Values) -> None:
+        if self.trackers is not None:
+            self.trackers.log(self.steps_done, self.steps_done * self.settings.batch_tokens, values)
+
+    def _validate(self) -> tuple[dict[str, Any], bool]:
+        """Measure on held-out documents; also says whether the loss is the lowest so far."""
         self._tick("training")
         values = self.validation(self.model, self.arithmetic.device)
-        self.trackers.log(self.steps_done, self.steps_done * self.settings.batch_tokens, values)
+        self._track(values)
         total = values["validation_loss"].get("total")
+        best = total is not None and (self.state["best"] is None or total < self.state["best"]["loss"])
+        if best:
+            self.state["best"] = {"step": self.steps_done, "loss": total}
         if total is not None:
             self.out.note(
                 f"step {self.steps_done:,}: validation loss {total:.3f} nats per token, {values['validation_bits_per_byte']['total']:.3f} bits per byte"
             )
         self._tick("validating")
-        return values
+        return values, best
+
+    def _share_moved(self) -> float:
+        """Share of the weights that training moved as far as bf16 can tell; warns when most of it is lost there."""
+        before = checkpoint.load_weights(self._first_weights)
+        share = share_moved(before, dict(self.model.named_parameters()))
+        if share < STUCK_SHARE:
+            self.out.warn(
+                f"only {share:.0%} of the weights differ from those at the start when written in bf16: the learning "
+                "rate is too small for bf16 weights; export in fp32, train longer, or raise it"
+            )
+        return share
 
     def _recent_loss(self) -> float:
         """Mean training loss of the last tenth of the steps, at most 50."""
