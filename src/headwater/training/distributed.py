@@ -179,15 +179,21 @@ class Team(OneRank):
         if self.ranks > 1:
             dist.barrier()
 
-    def wrap(self, model: Transformer) -> None:
-        """Have the gradients of a model averaged over the ranks from now on."""
+    def wrap(self, model: Transformer, example: tuple[Tensor, ...]) -> None:
+        """Have the gradients of a model averaged over the ranks from now on.
+
+        Args:
+            model: what is trained.
+            example: one micro-batch as it will come.
+        """
         self._loss = model.loss
         if self.ranks > 1:
-            # Without `find_unused_parameters` the buckets of gradients are laid out anew after the first step, and with
-            # three ranks or more sums would come in another order in a resumed run than in one that was not stopped.
-            self._ddp = DistributedDataParallel(_Loss(model), find_unused_parameters=True)
+            self._loss = self._ddp = DistributedDataParallel(_Loss(model))
             self._ddp.register_comm_hook(self, _average)
-            self._loss = self._ddp
+            # The buckets of gradients are laid out anew after the first backward pass. Have that behind us: with three
+            # ranks or more a run that goes on would else add up its first gradients in another order.
+            self._ddp(*example).backward()
+            model.zero_grad(set_to_none=True)
 
     def loss(self, *micro_batch: Tensor) -> Tensor:
         """Mean loss of a micro-batch of this rank, ready for `backward`."""
@@ -213,15 +219,15 @@ class Team(OneRank):
         if len(mine):
             done[: len(mine)] = work(mine)
         everything = stacked.new_empty((share * self.ranks, *stacked.shape[1:]))
-        dist.all_gather_into_tensor(everything, done)
+        c10d.all_gather_single(everything, done)
         return everything[:count]
 
 
-def _average(team: Team, bucket: Any) -> torch.futures.Future[Tensor]:
+def _average(team, bucket):  # noqa: ANN001, ANN202  # torch compares annotations with classes, and ours are text
     """Average a bucket of gradients over the ranks, and measure this rank's own on the way if that is wanted."""
     if team.local_squares is not None:
         team.local_squares += bucket.buffer().pow(2).sum()
-    return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # None is all ranks
+    return allreduce_hook(dist.group.WORLD, bucket)  # type: ignore[arg-type]
 
 
 class _Loss(nn.Module):

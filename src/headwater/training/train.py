@@ -127,8 +127,9 @@ class Run:
             self._restore(resumed[0])
         self.trackers = Trackers(out, self.steps_done) if team.leads else None
         self._logged = self.steps_done, self.state["seconds_training"]
-        self._compile()
-        team.wrap(self.model)
+        example = self._micro_batches(self.batches.batch(self.steps_done))[0]
+        self._compile(example)
+        team.wrap(self.model, example)
         self._clock = time.perf_counter()
 
     def _set_up(self) -> None:
@@ -142,10 +143,14 @@ class Run:
         self.state["precision"] = precision
         self.peak_flops_per_second = team.sum(self.arithmetic.peak_flops_per_second)[0]
 
-    def _compile(self) -> None:
-        """Compile, one rank of a machine after the other would: they share the folder of compiled code."""
-        micro_batch = self._micro_batches(self.batches.batch(self.steps_done))[0]
-        seconds = parallel.prepare(self.model, self.settings, self.arithmetic, micro_batch, self.out)
+    def _compile(self, example: tuple[Tensor, ...]) -> None:
+        """Compile for micro-batches such as `example`; rank 0 first, so that the others find its compiled code."""
+        team = self.team
+        if team.leads:
+            seconds = parallel.prepare(self.model, self.settings, self.arithmetic, example, self.out)
+        team.wait()
+        if not team.leads:
+            seconds = parallel.prepare(self.model, self.settings, self.arithmetic, example, self.out)
         self.state["seconds_compiling"] += seconds
         if self.state["compiled"] not in (None, seconds > 0):
             self.out.warn(
