@@ -73,3 +73,26 @@ def test_one_two_and_one_rank_again_train_alike(world, settings, out, tmp_path, 
     assert apart(last, out) < 1e-4
     assert counts["validation_loss"]["total"] == pytest.approx(straight["validation_loss"]["total"], abs=1e-5)
     assert [path.name for path in last.folder.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_weights_in_parts_train_as_whole_ones(world, settings, out, tmp_path, monkeypatch, optimizer):
+    plan = settings(steps=12, checkpoint_every=2, micro_batch_sequences=1, optimizer={"use": optimizer})
+    train(plan, world, out)
+    straight = ranks(tmp_path / "straight", 2, shard=True)
+    train(plan, world, straight)
+    assert losses(straight) == pytest.approx(losses(out), abs=1e-5)
+    assert apart(straight, out) < 1e-4
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(plan, world, ranks(stopped, 2, shard=True))
+    (saved,) = [path for path in checkpoint.saved_steps(stopped / "checkpoints") if path.name == "step-000005"]
+    assert checkpoint.sharded_sizes(saved)["weights/embedding.weight"] == ((64, 32), torch.float32)
+    train(plan, world, ranks(stopped, 2, shard=True))
+    assert apart(ranks(stopped, 2), straight) == 0
+    assert hash_file(stopped / "checkpoint" / "training.safetensors") == hash_file(
+        straight.folder / "checkpoint" / "training.safetensors"
+    )

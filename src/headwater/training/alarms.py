@@ -80,7 +80,7 @@ class Alarms:
         if step % CHECK_EVERY:
             return None
         trained = {name: p for name, p in self._matrices.items() if p.grad is not None}
-        squares = [float(_local(p.grad).double().pow(2).sum()) for p in trained.values() if p.grad is not None]
+        squares = [float(local_part(p.grad).double().pow(2).sum()) for p in trained.values() if p.grad is not None]
         return Sample({name: _some(p) for name, p in trained.items()}, self._add_up(*squares))
 
     def after_update(self, step: int, sample: Sample | None) -> None:
@@ -221,7 +221,7 @@ def _kind(name: str) -> str:
     return name.split(".", 2)[2]
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor that may be spread over several."""
     to_local = getattr(tensor, "to_local", None)
     return tensor.detach() if to_local is None else to_local().detach()
@@ -229,5 +229,5 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _some(parameter: Tensor) -> Tensor:
     """Some of the weights of a matrix, evenly spread."""
-    flat = _local(parameter).flatten()
+    flat = local_part(parameter).flatten()
     return flat[:: max(flat.numel() // SAMPLE, 1)].clone()

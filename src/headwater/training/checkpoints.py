@@ -21,13 +21,15 @@ from headwater.core.units import format_bytes
 from headwater.model import checkpoint
 from headwater.model.config import ModelConfig
 from headwater.training.config import Train
+from headwater.training.distributed import Team
 
 
 class Checkpoints:
     """The folder `checkpoints` of a run, and its final `checkpoint`."""
 
-    def __init__(self, settings: Train, out: Workspace) -> None:
-        """Say where they are."""
+    def __init__(self, settings: Train, out: Workspace, team: Team) -> None:
+        """Say where they are, and who writes them."""
+        self._team = team
         self._settings = settings
         self._out = out
         self.folder = out.folder / "checkpoints"
@@ -78,24 +80,27 @@ class Checkpoints:
         self.settle()
         step = state["steps_done"]
         folder = self._out.folder / "checkpoint" if final else checkpoint.step_folder(self.folder, step)
-        needed = sum(tensor.nbytes for tensor in (*weights.values(), *tensors.values()))
+        needed = sum(_bytes(tensor) for tensor in (*weights.values(), *tensors.values()))
         self._check_space(folder, needed)
         self._saved_at = time.perf_counter()
-        if final or not self._in_background(needed):
-            self._write(folder, config, step, weights, notes, tensors, state)
+        together = self._team.sharded and not final
+        write = self._write_part if together else self._write
+        if not (together or self._team.leads):
             return
-        weights, tensors = ({k: t.detach().to("cpu", copy=True) for k, t in d.items()} for d in (weights, tensors))
-        self._writing = self._thread.submit(
-            self._write, folder, config, step, weights, notes, tensors, copy.deepcopy(dict(state))
-        )
+        if final or not self._in_background(needed):
+            write(folder, config, step, weights, notes, tensors, state)
+            return
+        weights, tensors = ({name: _copy(tensor) for name, tensor in d.items()} for d in (weights, tensors))
+        state = copy.deepcopy(dict(state))
+        self._writing = self._thread.submit(write, folder, config, step, weights, notes, tensors, state)
 
-    def check(self) -> None:
-        """Raise what went wrong in the background, if anything did."""
-        if self._writing is not None and self._writing.done():
-            self.settle()
+    @property
+    def writing(self) -> bool:
+        """Whether one is being written in the background."""
+        return self._writing is not None and not self._writing.done()
 
     def settle(self) -> None:
-        """Wait until what is being written is written."""
+        """Wait until what is being written is written, and raise what went wrong."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -119,6 +124,28 @@ class Checkpoints:
         state: Mapping[str, Any],
     ) -> None:
         checkpoint.write(folder, config, step, weights, notes, tensors, state)
+        self._remove_old(state)
+
+    def _write_part(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        step: int,
+        weights: Mapping[str, Tensor],
+        notes: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+    ) -> None:
+        """Write this rank's part; rank 0 makes a checkpoint of all parts."""
+        everything = {**{f"weights/{name}": tensor for name, tensor in weights.items()}, **tensors}
+
+        def finish(temporary: Path) -> None:
+            checkpoint.finish_parts(temporary, folder, config, step, notes)
+            self._remove_old(state)
+
+        self._team.write_parts(folder, everything, state, finish)
+
+    def _remove_old(self, state: Mapping[str, Any]) -> None:
         proven, unproven = self._saved(state["proven_step"])
         for old in (*proven[: -self._settings.keep_last], *unproven[:-1]):
             if not self._for_good(checkpoint.step_of(old), state):
@@ -158,3 +185,14 @@ class Checkpoints:
         saved = checkpoint.saved_steps(self.folder)
         proven = bisect_right([checkpoint.step_of(folder) for folder in saved], proven_step)
         return saved[:proven], saved[proven:]
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Bytes of what this rank holds of a tensor."""
+    to_local = getattr(tensor, "to_local", None)
+    return (tensor if to_local is None else to_local()).nbytes
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy in the processor's memory, spread over the ranks as the original is."""
+    return tensor.detach().clone() if hasattr(tensor, "to_local") else tensor.detach().to("cpu", copy=True)

@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -100,7 +100,16 @@ class _NoProgress:
 
 
 class Team(OneRank):
-    """The ranks that train one model, seen from one of them. A team of one does nothing to anybody."""
+    """The ranks that train one model, seen from one of them. A team of one does nothing to anybody.
+
+    Attributes:
+        rank: number of this process.
+        ranks: how many there are.
+        sharded: whether each rank holds only a part of every parameter.
+        local_squares: squared norm of this rank's own gradient, before it was averaged; filled while it is not None.
+    """
+
+    sharded = False
 
     def __init__(self, launch: Launch | None = None, device: str = "cpu") -> None:
         self.rank = launch.rank if launch else 0
@@ -110,7 +119,6 @@ class Team(OneRank):
         self._loss: Callable[..., Tensor] | None = None
         self._ddp: DistributedDataParallel | None = None
         self.local_squares: Tensor | None = None
-        """Squared norm of this rank's own gradient, before it was averaged; filled while it is not None."""
 
     @property
     def leads(self) -> bool:
@@ -207,6 +215,19 @@ class Team(OneRank):
     def clip(self, parameters: Iterable[nn.Parameter], most: float) -> float:
         """Scale the gradients down to a norm of at most `most`; returns the norm that they had."""
         return float(nn.utils.clip_grad_norm_(parameters, most))
+
+    def spread(self, model: Transformer, dtype: torch.dtype) -> None:
+        """Give each rank its part of a model without weights; nothing to do where each has the whole."""
+
+    def write_parts(
+        self, folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], finish: Callable[[Path], None]
+    ) -> None:
+        """Write a checkpoint to which each rank adds its part."""
+        raise NotImplementedError("only where each rank holds a part")
+
+    def read_parts(self, folder: Path, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Read this rank's parts of a checkpoint into the parameters; returns its optimizer state."""
+        raise NotImplementedError("only where each rank holds a part")
 
     def divide(self, stacked: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
         """Do work on a stack of equal matrices [count, rows, columns], each rank a share of it; all get the whole."""
@@ -379,10 +400,18 @@ def _join(store: Any, launch: Launch, task: Task, number: int) -> Iterator[Team]
     group = c10d.PrefixStore(f"group/{number}", store)
     dist.init_process_group(backend, store=group, rank=launch.rank, world_size=launch.ranks)
     try:
-        yield Team(launch, device)
+        yield _make_team(launch, device, task.machine)
         dist.barrier()  # nobody leaves while another still needs it
     finally:
         dist.destroy_process_group()
+
+
+def _make_team(launch: Launch, device: str, machine: Machine) -> Team:
+    if not machine.shard or launch.ranks == 1:
+        return Team(launch, device)
+    from headwater.training.sharding import ShardedTeam  # which builds on this module
+
+    return ShardedTeam(launch, device)
 
 
 def _start_follower(rank: int, ranks: int, port: int) -> subprocess.Popen[bytes]:

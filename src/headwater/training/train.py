@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -21,6 +22,7 @@ from headwater.core.log import Progress, read_metrics
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import format_count, format_seconds
 from headwater.model import checkpoint
+from headwater.model.transformer import Transformer
 from headwater.tokens.loader import Batch, Batches
 from headwater.tokens.shards import TokenFolder
 from headwater.training import parallel
@@ -31,6 +33,7 @@ from headwater.training.alarms import (
     NoiseScale,
     check_initial_loss,
     keep_batch,
+    local_part,
     share_moved,
     sources_of,
     squared_norm,
@@ -81,11 +84,11 @@ class Run:
         self.out = out
         self.team = team = team or Team()
         self.rows = team.check_batch(settings.batch_sequences)
-        self.checkpoints = Checkpoints(settings, out)
+        self.checkpoints = Checkpoints(settings, out, team)
         if team.leads:
             self.checkpoints.clear_unfinished()
         newest = team.agree(self.checkpoints.newest() if team.leads else None)
-        resumed = checkpoint.load_training(newest) if newest else None
+        resumed = checkpoint.load_state(newest) if newest else {}
         # what a checkpoint keeps beside tensors; changed in place as the run goes on
         self.state: dict[str, Any] = {
             "steps_done": 0,
@@ -105,12 +108,10 @@ class Run:
             "best": None,
             "precision": None,
             "compiled": None,
-        } | (resumed[1] if resumed else {})
+        } | resumed
         self._set_up()
-        self.model, self.start = checkpoint.load_model(
-            newest or inputs["checkpoint"] / "checkpoint", self.arithmetic.device
-        )
         self._first_weights = inputs["checkpoint"] / "checkpoint"
+        tensors = self._load(newest or self._first_weights, resuming=newest is not None)
         self.batches = Batches(
             inputs["tokens"], settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed
         )
@@ -123,14 +124,33 @@ class Run:
         self.alarms = Alarms(self.model, self.state, out, team.sum)
         self.noise_scale = NoiseScale(self.state)
         torch.manual_seed(settings.seed)
-        if resumed:
-            self._restore(resumed[0])
+        if newest:
+            self._restore(tensors)
         self.trackers = Trackers(out, self.steps_done) if team.leads else None
         self._logged = self.steps_done, self.state["seconds_training"]
         example = self._micro_batches(self.batches.batch(self.steps_done))[0]
         self._compile(example)
         team.wrap(self.model, example)
         self._clock = time.perf_counter()
+
+    def _load(self, folder: Path, resuming: bool) -> dict[str, Tensor]:
+        """Load the model, spread over the ranks where they share it; returns the tensors to resume from."""
+        team, arithmetic = self.team, self.arithmetic
+        if not team.sharded:
+            self.model, self.start = checkpoint.load_model(folder, arithmetic.device)
+            return checkpoint.load_training(folder)[0] if resuming else {}
+        if not checkpoint.sharded_sizes(folder):
+            self.model, self.start = checkpoint.load_model(
+                folder, arithmetic.device, spread=lambda model: team.spread(model, arithmetic.dtype), part=team.part
+            )
+            return checkpoint.load_training(folder)[0] if resuming else {}
+        self.start = checkpoint.read_info(folder)
+        with torch.device("meta"):
+            self.model = Transformer(self.start.config)
+        team.spread(self.model, arithmetic.dtype)
+        self.model.to_empty(device=arithmetic.device)
+        self.model.reset_buffers(arithmetic.device)
+        return team.read_parts(folder, dict(self.model.named_parameters()))
 
     def _set_up(self) -> None:
         """Prepare this process; the number format is the one that rank 0 finds best."""
@@ -145,12 +165,12 @@ class Run:
 
     def _compile(self, example: tuple[Tensor, ...]) -> None:
         """Compile for micro-batches such as `example`; rank 0 first, so that the others find its compiled code."""
-        team = self.team
-        if team.leads:
-            seconds = parallel.prepare(self.model, self.settings, self.arithmetic, example, self.out)
-        team.wait()
-        if not team.leads:
-            seconds = parallel.prepare(self.model, self.settings, self.arithmetic, example, self.out)
+        first = self.team.leads or self.team.sharded  # a rank that holds a part cannot compute alone
+        if not first:
+            self.team.wait()
+        seconds = parallel.prepare(self.model, self.settings, self.arithmetic, example, self.out)
+        if first:
+            self.team.wait()
         self.state["seconds_compiling"] += seconds
         if self.state["compiled"] not in (None, seconds > 0):
             self.out.warn(
@@ -182,7 +202,6 @@ class Run:
         Returns:
             The number of the signal by which any rank was asked to stop: then the run is saved.
         """
-        self.checkpoints.check()
         self._decide_end()
         batch = self.batches.batch(self.steps_done)
         loss, norm = self._gradient(batch)
@@ -203,10 +222,10 @@ class Run:
         if not self.finished and self.settings.validate_every and self.steps_done % self.settings.validate_every == 0:
             best = self._validate()[1] and self.settings.keep_best
         due = not self.finished and (best or self.checkpoints.due(self.steps_done))
-        due, stop_asked = (int(value) for value in self.team.most(due, stop_asked))
+        due, stop_asked, writing = (int(value) for value in self.team.most(due, stop_asked, self.checkpoints.writing))
         if due or stop_asked:
             self.save()
-        if stop_asked:
+        if stop_asked or not writing:
             self.checkpoints.settle()
         return stop_asked
 
@@ -231,7 +250,7 @@ class Run:
         Raises:
             TrainingError: the last update made weights that are not finite, which no later step could notice.
         """
-        broken = sum(not bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+        broken = sum(not bool(local_part(parameter).isfinite().all()) for parameter in self.model.parameters())
         if self.team.sum(broken)[0]:
             self._stop_at_the_last_good(f"step {self.steps_done:,}: its update made weights that are not finite")
         validation, _ = self._validate()
@@ -274,13 +293,19 @@ class Run:
     def save(self, final: bool = False) -> None:
         """Write a checkpoint from which the run can go on exactly, and remove old ones."""
         self._tick("training")
+        weights: dict[str, Tensor] = dict(self.optimizers.parameters)
         tensors = {f"optimizer/{name}": tensor for name, tensor in self.optimizers.tensors().items()}
+        if final and self.team.sharded:
+            weights = {name: self._gather(name, tensor) for name, tensor in weights.items()}
+            tensors = {key: self._gather(key.split("/")[1], tensor) for key, tensor in tensors.items()}
         tensors["random/torch"] = torch.get_rng_state()
-        if self.team.leads:
-            self.checkpoints.save(
-                self.model.config, self.model.state_dict(), self.start.notes, tensors, self.state, final
-            )
+        self.checkpoints.save(self.model.config, weights, self.start.notes, tensors, self.state, final)
         self._tick("saving")
+
+    def _gather(self, name: str, tensor: Tensor) -> Tensor:
+        """All of a tensor in the processor's memory of rank 0; an empty one on the others."""
+        whole = self.team.whole(tensor.detach(), self.optimizers.parameters[name])
+        return whole.cpu() if self.team.leads else torch.empty(0)
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -323,7 +348,9 @@ class Run:
         loss = torch.zeros((), device=self.arithmetic.device)
         parts = self._micro_batches(batch)
         measure = self.noise_scale.due(self.steps_done)
-        self.team.local_squares = torch.zeros_like(loss) if measure and self.team.ranks > 1 else None
+        self.team.local_squares = (
+            torch.zeros_like(loss) if measure and self.team.ranks > 1 and not self.team.sharded else None
+        )
         small = None
         for number, micro_batch in enumerate(parts, 1):
             with self.team.gradients(shared=number == len(parts)):
@@ -417,7 +444,7 @@ class Run:
     def _share_moved(self) -> float:
         """Share of the weights that training moved as far as bf16 can tell; warns when most of it is lost there."""
         before = checkpoint.load_weights(self._first_weights)
-        share = share_moved(before, dict(self.model.named_parameters()))
+        share = share_moved(before, checkpoint.load_weights(self.out.folder / "checkpoint"))
         if share < STUCK_SHARE:
             self.out.warn(
                 f"only {share:.0%} of the weights differ from those at the start when written in bf16: the learning "
