@@ -291,10 +291,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def complain(problems: list[str], hint: str) -> None:
     """Print what the user can solve, one line per problem and then a hint, and exit with code 2."""
-    for problem in problems:
-        log.console.print(problem, style="red", markup=False)
-    if hint:
-        log.console.print(f"hint: {hint}", markup=False)
+    if not ((launched := hardware.launch()) and launched.rank):  # of several ranks, the first speaks for all
+        for problem in problems:
+            log.console.print(problem, style="red", markup=False)
+        if hint:
+            log.console.print(f"hint: {hint}", markup=False)
     raise SystemExit(2) from None
 
 
