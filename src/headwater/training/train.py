@@ -126,7 +126,7 @@ class Run:
         torch.manual_seed(settings.seed)
         if newest:
             self._restore(tensors)
-        self.trackers = Trackers(out, self.steps_done) if team.leads else None
+        self.trackers = Trackers(out, self.steps_done, settings.model_dump(mode="json")) if team.leads else None
         self._logged = self.steps_done, self.state["seconds_training"]
         example = self._micro_batches(self.batches.batch(self.steps_done))[0]
         self._compile(example)
