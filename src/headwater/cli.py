@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -127,6 +127,37 @@ def run(recipe: Recipe, /, *overrides: Overrides, until: Until = None) -> None:
     if not results.ran:
         print("Nothing to do: every stage is done.")
     print_results(results, recipe)
+
+
+@app.command
+def launch(
+    recipe: Recipe,
+    /,
+    *overrides: Overrides,
+    to: Annotated[Literal["slurm", "skypilot"], Parameter(help="Kind of cluster.")],
+    nodes: Annotated[int, Parameter(help="Machines.")] = 1,
+    gpus_per_node: Annotated[int, Parameter(help="GPUs of each; 0 trains on processors.")] = 8,
+    accelerator: Annotated[str | None, Parameter(help="Kind of GPU, as the cluster names it.")] = None,
+    hours: Annotated[float, Parameter(help="Longest time of a SLURM job; it queues itself again.")] = 24.0,
+    partition: Annotated[str | None, Parameter(help="Part of the SLURM cluster.")] = None,
+    account: Annotated[str | None, Parameter(help="Who pays on the SLURM cluster.")] = None,
+    bucket: Annotated[str | None, Parameter(help="Bucket that SkyPilot mounts everywhere, for the store.")] = None,
+    spot: Annotated[bool, Parameter(negative="", help="SkyPilot's cheaper machines that may be taken away.")] = False,
+    out: Annotated[Path | None, Parameter(help="File to write; default: the recipe's name.")] = None,
+) -> None:
+    """Write a SLURM script or a SkyPilot task that runs a recipe with torchrun; nothing is submitted."""
+    from headwater import launch as launching
+    from headwater.recipe import load
+
+    loaded = load(recipe, *overrides)
+    cluster = launching.Cluster(nodes, gpus_per_node, accelerator, hours, partition, account, bucket, spot)
+    text = launching.launch(loaded.name, recipe, overrides, to, cluster)
+    path = out or Path(f"{loaded.name}.sbatch" if to == "slurm" else f"{loaded.name}.sky.yaml")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise storage_error(error, path) from None
+    print(f"{path}: look at it, then: {'sbatch' if to == 'slurm' else 'sky launch'} {path}")
 
 
 @app.command

@@ -55,7 +55,7 @@ def test_under_torchrun_documents_are_read_once_and_losses_are_the_same(tmp_path
 
 
 def test_an_error_is_said_once_and_all_ranks_end(tmp_path, prose):
-    command = [*torchrun("--standalone", "--nproc-per-node", "2"), *recipe(prose, "train.sequence_length=4096")]
+    command = [*torchrun("--standalone", "--nproc-per-node", "2"), *recipe(prose, "train.sequence_length=128")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stderr.count("tokens are more than initialize.model.context_length") == 1
@@ -116,12 +116,13 @@ def test_a_host_that_dies_costs_a_restart_and_nothing_else(hosts, tmp_path, pros
     alone.mkdir()
     subprocess.run([sys.executable, *recipe(prose, *more)], cwd=alone, check=True, capture_output=True)
     agent = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-id", "hw"]
-    agent += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{FIRST}:29411", "--rdzv-conf", "last_call_timeout=3"]
+    agent += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{FIRST}:29411"]
     together = tmp_path / "together"
     together.mkdir()
     running = {}
     for address, link in ((FIRST, "eth-a"), (SECOND, "eth-b")):
         command = ["ip", "netns", "exec", hosts[address], *torchrun(*agent, "--local-addr", address)]
+        command += ["--rdzv-conf", f"last_call_timeout=3,is_host={int(address == FIRST)}"]
         environment = {**os.environ, "GLOO_SOCKET_IFNAME": link}
         with (tmp_path / f"{link}.log").open("w") as log:
             running[address] = subprocess.Popen(

@@ -29,15 +29,24 @@ log.close()
 
 READ = {
     "wandb": """
+import struct
 from wandb.proto import wandb_internal_pb2
-from wandb.sdk.internal.datastore import DataStore
+
+def records(data):  # the log format of LevelDB: blocks of 32 KiB with (checksum, length, type) before each piece
+    place, whole = 7, b""
+    while place + 7 <= len(data):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield wandb_internal_pb2.Record.FromString(whole)
+            whole = b""
+
 steps = []
 for file in sorted(folder.glob("trackers/wandb/offline-run-*/*.wandb")):
-    store = DataStore()
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in records(file.read_bytes()):
         if record.HasField("history"):
             values = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
             steps.append((int(values["_step"]), float(values["train/loss"]), float(values["validation_loss/books"])))
