@@ -116,12 +116,20 @@ def plan(
 
 
 @app.command
-def run(recipe: Recipe, /, *overrides: Overrides, until: Until = None) -> None:
+def run(
+    recipe: Recipe,
+    /,
+    *overrides: Overrides,
+    until: Until = None,
+    anew: Annotated[
+        bool, Parameter(negative="", help="Train from the start although settings of an unfinished training changed.")
+    ] = False,
+) -> None:
     """Run a recipe; what is finished already is not run again, what was stopped goes on where it was."""
     from headwater import flow
     from headwater.recipe import load
 
-    results = flow.run(load(recipe, *overrides), until)
+    results = flow.run(load(recipe, *overrides), until, anew)
     if (launched := hardware.launch()) and launched.rank:
         return  # the first process speaks for all
     if not results.ran:

@@ -11,13 +11,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from headwater.advice.delivery import Delivery, delivery
 from headwater.advice.estimate import Estimate, estimate
 from headwater.core import hardware
 from headwater.core.config import Config
-from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
+from headwater.core.errors import HeadwaterError, InputError, MismatchError, RecipeError, StoreError
 from headwater.core.hardware import free_disk_bytes, share_processor
 from headwater.core.log import logger
 from headwater.core.stage import Stage, Step, Store, door, perform, stage_named
@@ -68,6 +68,8 @@ class Plan:
     store: Path
     delivery: Delivery | None = None
     """What training will take from each source, if there is training to do."""
+    left_behind: tuple[Path, str] | None = None
+    """A training that was begun and has changed since: its unfinished folder, and what changed."""
 
     @property
     def waiting(self) -> tuple[Step, ...]:
@@ -195,7 +197,7 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     if until is not None:
         stages = stages[: stages.index(stage_named(stages, until)) + 1]
     folder = Path(recipe.machine.store)
-    store = Store(folder, _last_run(recipe))
+    store = Store(folder, _last_run(recipe), _last_run(recipe, BEGUN))
     hashes = HashMemory(folder / ".hashes.json")
     steps: dict[str, Step] = {}
     for stage in stages:
@@ -204,11 +206,19 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     if folder.is_dir():
         hashes.save()
     planned = list(steps.values())
-    return Plan(recipe, tuple(planned), tuple(estimate(planned, folder)), folder, delivery(planned, folder))
+    training = steps.get("train")
+    left_behind = store.left_behind(training) if training and not training.partial.is_dir() else None
+    estimates = tuple(estimate(planned, folder))
+    return Plan(recipe, tuple(planned), estimates, folder, delivery(planned, folder), left_behind)
 
 
-def run(recipe: Recipe, until: str | None = None) -> Results:
+def run(recipe: Recipe, until: str | None = None, anew: bool = False) -> Results:
     """Run what a recipe still needs, and link its results in `runs/<name>/`.
+
+    Args:
+        recipe: what to run.
+        until: name of the last stage to run.
+        anew: begin training anew although one with other settings was begun and is not finished.
 
     Under `torchrun` the first process does all this, and the others train with it.
 
@@ -217,18 +227,20 @@ def run(recipe: Recipe, until: str | None = None) -> Results:
     """
     launched = hardware.launch()
     if launched is None:
-        return _run(recipe, until)
+        return _run(recipe, until, anew)
     if launched.rank:
         door(FOLLOW)()
         return Results(recipe.name, Path(recipe.machine.runs) / recipe.name, {}, ())
     try:
-        return _run(recipe, until)
+        return _run(recipe, until, anew)
     finally:
         door(DISMISS)()
 
 
-def _run(recipe: Recipe, until: str | None) -> Results:
+def _run(recipe: Recipe, until: str | None, anew: bool) -> Results:
     planned = plan(recipe, until)
+    if planned.left_behind and not anew:
+        _refuse_change(*planned.left_behind)
     check_disk(planned)
     share_processor()
     logger.info("%s", planned.summary())
@@ -236,6 +248,7 @@ def _run(recipe: Recipe, until: str | None) -> Results:
     for step in planned.steps:
         if not step.finished:
             logger.info("%s: %s", step.name, step.reason)
+            _remember(recipe, step, BEGUN)
             try:
                 manifest = perform(step, recipe.machine)
             except HeadwaterError:
@@ -358,16 +371,31 @@ def _sources(stage: Stage, steps: Mapping[str, Step]) -> dict[str, str]:
     return {role: names[0] for role, names in found.items() if names}
 
 
-def _last_run(recipe: Recipe) -> dict[str, str]:
-    path = Path(recipe.machine.runs) / recipe.name / "stages.json"
+def _refuse_change(partial: Path, changes: str) -> NoReturn:
+    """Do not silently begin anew what somebody believes to go on."""
+    saved = sorted((partial / "checkpoints").glob("step-*"))
+    done = f"after {saved[-1].name.replace('-', ' ')}" if saved else "before its first checkpoint"
+    raise MismatchError(
+        f"training was begun with other settings and stopped {done}: {changes}",
+        place=str(partial),
+        hint="set them back to go on from there, or say --anew to train from the start",
+    )
+
+
+LAST, BEGUN = "stages.json", "begun.json"
+"""Files of a run's folder: the folders of its finished stages, and of those that it began."""
+
+
+def _last_run(recipe: Recipe, file: str = LAST) -> dict[str, str]:
+    path = Path(recipe.machine.runs) / recipe.name / file
     try:
         return read_json(path) if path.is_file() else {}
     except HeadwaterError:
         return {}  # only used to say what changed
 
 
-def _remember(recipe: Recipe, step: Step) -> None:
-    path = Path(recipe.machine.runs) / recipe.name / "stages.json"
-    last = _last_run(recipe)
+def _remember(recipe: Recipe, step: Step, file: str = LAST) -> None:
+    path = Path(recipe.machine.runs) / recipe.name / file
+    last = _last_run(recipe, file)
     if last.get(step.name) != step.folder.name:
         write_json(path, {**last, step.name: step.folder.name})

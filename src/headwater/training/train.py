@@ -223,9 +223,11 @@ class Run:
             best = self._validate()[1] and self.settings.keep_best
         due = not self.finished and (best or self.checkpoints.due(self.steps_done))
         due, stop_asked, writing = (int(value) for value in self.team.most(due, stop_asked, self.checkpoints.writing))
+        if not writing:
+            self.checkpoints.settle()  # on all ranks at the same step
         if due or stop_asked:
             self.save()
-        if stop_asked or not writing:
+        if stop_asked:
             self.checkpoints.settle()
         return stop_asked
 
