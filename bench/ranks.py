@@ -30,6 +30,7 @@ def make_world(folder: Path) -> dict[str, Path]:
         with TokenShard(folder / "encode" / split / "noise-00000.parquet", form) as shard:
             for number in range(documents):
                 tokens = rng.integers(1, 8192, 800)
+                tokens[0] = 0
                 shard.write(pa.array([str(number)]), tokens, np.array([800]), np.array([3200]))
         counts[split] = shard.counts
     write_tokens_json(folder / "encode", form, {"noise": counts})

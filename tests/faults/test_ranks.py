@@ -123,7 +123,7 @@ def test_a_host_that_dies_costs_a_restart_and_nothing_else(hosts, tmp_path, pros
     running = {}
     for address, link in ((FIRST, "eth-a"), (SECOND, "eth-b")):
         command = ["ip", "netns", "exec", hosts[address], *torchrun(*agent, "--local-addr", address)]
-        command += ["--rdzv-conf", f"last_call_timeout=3,is_host={int(address == FIRST)}"]
+        command += ["--rdzv-conf", f"last_call_timeout=15,is_host={int(address == FIRST)}"]
         environment = {**os.environ, "GLOO_SOCKET_IFNAME": link}
         with (tmp_path / f"{link}.log").open("w") as log:
             running[address] = subprocess.Popen(
@@ -131,11 +131,14 @@ def test_a_host_that_dies_costs_a_restart_and_nothing_else(hosts, tmp_path, pros
             )
         if address == FIRST:
             time.sleep(2)
-    killed_after = None
+    killed_after, before = None, None
+    logs = [tmp_path / "eth-a.log", tmp_path / "eth-b.log"]
     while running[FIRST].poll() is None:
-        saved = sorted(together.glob("store/train-*.partial/checkpoints/step-*/model.json"))
-        if killed_after is None and saved:
-            killed_after = saved[-1].parent.name
+        saved = {path.parent.name for path in together.glob("store/train-*.partial/checkpoints/step-*/model.json")}
+        if before is None and any("on 2 ranks" in log.read_text() for log in logs):
+            before = saved
+        if killed_after is None and before is not None and saved - before:
+            killed_after = max(saved)
             kill(hosts[SECOND])
         time.sleep(0.05)
     for process in running.values():

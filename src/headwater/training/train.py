@@ -465,6 +465,8 @@ class Run:
         parameters = format_count(self.model.config.parameters())
         steps = f", {settings.planned_steps:,} steps" if settings.planned_steps else ""
         rows = f"{settings.batch_sequences} x {settings.sequence_length} tokens per step"
+        if self.team.ranks > 1:
+            rows += f" on {self.team.ranks} ranks" + (", weights spread over them" if self.team.sharded else "")
         self.out.note(f"{parameters} parameters, {rows}{steps}")
         for warning in self.batches.warnings:
             self.out.warn(warning)
