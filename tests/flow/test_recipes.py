@@ -35,6 +35,7 @@ TINY = (
     "evaluate.max_bytes=2kB",
     "evaluate.max_new_tokens=8",
     "machine.workers=1",
+    "machine.foreign_python=off",  # transformers takes seconds to load
 )
 TOPICS = {name: text for name, text in pydoc_data.topics.topics.items() if len(text) > 400}
 QUESTION = (

@@ -50,6 +50,21 @@ def test_every_map_gives_a_sound_model(make_model, settings, sources, tied):
             assert parameter.data_ptr() != given.data_ptr(), "a copy, not the same memory"
 
 
+@pytest.mark.parametrize("ffn", ["gelu", "relu2"])
+@pytest.mark.parametrize("settings", [{"use": "depth_upscale", "overlap_cut": 2}, {"use": "drop_layers", "count": 2}])
+def test_every_family_grows(make_model, settings, ffn):
+    gpt2 = {"positions": "learned", "norm": "layer", "bias": True}
+    source = make_model(num_layers=6, ffn=ffn, **gpt2 if ffn == "gelu" else {})
+    model, layers = regrow(source, growth(**settings))
+    assert prove(model, source, layers, TOKENS)["cache_apart"] < 1e-5
+
+
+def test_silent_layers_with_biases_change_nothing(make_model):
+    source = make_model(num_layers=4, bias=True)
+    model, layers = regrow(source, growth(use="identity_blocks", every=2))
+    assert prove(model, source, layers, TOKENS)["largest_change_of_logits"] == 0.0
+
+
 def test_the_last_norm_is_copied(make_model):
     """The course's procedure copies layers, embedding and head, and leaves the last norm at ones."""
     source = make_model(num_layers=6)

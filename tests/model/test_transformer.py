@@ -11,6 +11,8 @@ SHAPES = [
     {"num_kv_heads": 2, "head_size": 10},
     {"qk_norm": True, "tie_embeddings": False},
     {"num_kv_heads": 1, "qk_norm": True},
+    {"ffn": "relu2", "bias": True, "num_kv_heads": 2},
+    {"positions": "learned", "norm": "layer", "ffn": "gelu", "bias": True},
 ]
 
 
@@ -61,6 +63,47 @@ def test_later_tokens_change_nothing_before_them(make_model):
     assert not torch.equal(before[:, 100:], after[:, 100:])
 
 
+def test_learned_positions_begin_again_with_each_document(make_model):
+    model, row = make_model(positions="learned", norm="layer", ffn="gelu", bias=True, context_length=64), tokens(1, 60)
+    documents = torch.repeat_interleave(torch.arange(3, dtype=torch.int32), torch.tensor([10, 20, 30]))[None]
+    before = model(row, documents)
+    with torch.no_grad():
+        model.positions.weight[30:] = 100.0  # beyond the longest document
+    assert torch.equal(model(row, documents), before)
+    with torch.no_grad():
+        model.positions.weight[29] += 1.0  # the last place of the longest
+    changed = (model(row, documents) != before).any(dim=-1)[0]
+    assert changed.nonzero().flatten().tolist() == [59]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_padding_rows_are_no_part_of_anything(make_model, shape):
+    """Loss, gradients and logits are those of the model without the rows, whatever stands in them."""
+    padded = make_model(**shape, vocab_size=320, padding_rows=20)
+    with torch.no_grad():
+        for matrix in {padded.embedding.weight, padded.head_weight}:
+            matrix[300:] = 50.0
+    plain = make_model(**shape)
+    weights = padded.state_dict()
+    plain.load_state_dict(
+        {name: t[:300] if name in ("embedding.weight", "head.weight") else t for name, t in weights.items()}
+    )
+    rows = tokens(2, 65)
+    inputs, targets = rows[:, :-1], rows[:, 1:]
+    assert torch.equal(padded(inputs), plain(inputs))
+    assert torch.equal(padded.token_losses(inputs, targets), plain.token_losses(inputs, targets))
+    losses = [model.loss(inputs, targets) for model in (padded, plain)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-6)
+    for loss in losses:
+        loss.backward()
+    for matrix in {padded.embedding.weight, padded.head_weight}:
+        assert not matrix.grad[300:].any()
+    expected = dict(plain.named_parameters())
+    for name, parameter in padded.named_parameters():
+        rows_of = slice(0, 300) if name in ("embedding.weight", "head.weight") else slice(None)
+        assert torch.allclose(parameter.grad[rows_of], expected[name].grad, atol=1e-6), name
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_cache_changes_nothing(make_model, shape):
     model, rows = make_model(**shape), tokens(3, 90)
@@ -85,6 +128,27 @@ def test_chunked_loss_is_the_plain_loss(make_model, shape, monkeypatch):
     assert loss.item() == pytest.approx(plain.item(), abs=1e-6)
     for name, parameter in model.named_parameters():
         assert (found[name] - parameter.grad).abs().max() < 1e-6 * max(1, parameter.grad.abs().max()), name
+
+
+@pytest.mark.parametrize("chunk_logits", [1 << 22, 300 * 64])
+def test_targets_below_zero_count_for_nothing(make_model, monkeypatch, chunk_logits):
+    monkeypatch.setattr("headwater.model.transformer.CHUNK_LOGITS", chunk_logits)
+    model, row, targets = make_model(), tokens(3, 70), tokens(3, 70, seed=1)
+    targets[0, 40:] = targets[2] = -1
+    logits = model(row)
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+    expected.backward()
+    wanted = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    loss = model.loss(row, targets)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for parameter, gradient in zip(model.parameters(), wanted, strict=True):
+        assert (parameter.grad - gradient).abs().max() < 1e-5 * max(float(gradient.abs().max()), 1)
+    found = model.token_losses(row, targets)
+    assert not found[targets < 0].any()
+    assert float(found.sum() / 110) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(model.loss(row[:1], torch.full((1, 70), -1)).detach()) == 0
 
 
 def test_losses_of_tokens_add_up_to_the_loss(make_model):

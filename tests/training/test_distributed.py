@@ -190,7 +190,7 @@ def test_ranks_share_each_batch_and_nothing_is_lost(world, settings, count):
     plan = settings()
     batches = Batches(world["tokens"], plan.mixture, plan.sequence_length, plan.batch_sequences, plan.seed)
     batch = batches.batch(3)
-    shares = [Team(Launch(rank, count, rank, count, elastic=False)).rows(batch) for rank in range(count)]
+    shares = [batches.batch(3, rank, count) for rank in range(count)]
     assert {share.tokens.shape for share in shares} == {(4 // count, 32)}
     rows = sorted(row.tobytes() for share in shares for row in share.tokens)
     assert rows == sorted(row.tobytes() for row in batch.tokens)

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headwater.core.errors import MismatchError
 from headwater.core.stage import Step
 from headwater.core.store import read_json
-from headwater.model.config import ModelConfig, RandomWeights
+from headwater.model.config import RandomWeights
+from headwater.model.dial import Derivation
+from headwater.model.shape import ModelConfig
+from headwater.training.phases import stretches
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ TYPICAL = {
     "initialize": Rate(3, 0, 1.0, 0, 0),
     "train": Rate(40, 0, 1.0, 0, 0),
     "evaluate": Rate(30, 0, 1.0, 1_000_000, 0),
-    "export": Rate(1, 0, 1.0, 0, 0),
+    "export": Rate(10, 0, 1.0, 0, 0),
     "report": Rate(4, 0, 1.0, 5_000_000, 0),
 }
 """Source: the shipped demo recipe on 2 cores of two server processors of 2021 and 2024, between the two;
@@ -112,7 +116,10 @@ def _of_model(step: Step, model: ModelConfig | None, trained: dict[str, Any] | N
     disk = 4 * parameters * copies
     if settings.budget:
         return Estimate(fixed + settings.budget, disk, "budget")
-    flops = settings.planned_tokens * (model.flops_per_token(settings.sequence_length) if model else 0)
+    flops = 0
+    for stretch in stretches(settings) if model else ():
+        per_token = model.flops_per_token(stretch.settings.sequence_length) if model else 0
+        flops += (stretch.steps or 0) * settings.batch_tokens * per_token
     if trained and trained["counts"].get("flops_per_token"):
         speed = trained["counts"]["tokens_per_second"] * trained["counts"]["flops_per_token"]
         return Estimate(fixed + flops / speed, disk, "formula, measured speed")
@@ -121,12 +128,27 @@ def _of_model(step: Step, model: ModelConfig | None, trained: dict[str, Any] | N
 
 def planned_model(steps: Sequence[Step]) -> ModelConfig | None:
     """The model that a recipe will make; None when its weights come from elsewhere."""
-    settings: dict[str, Any] = {step.name: step.settings for step in steps}
-    start = settings.get("initialize")
+    return derived_model(steps)[0]
+
+
+def derived_model(steps: Sequence[Step]) -> tuple[ModelConfig | None, tuple[Derivation, ...]]:
+    """The model that a recipe will make, None when its weights come from elsewhere, and what followed from its dial.
+
+    Until the tokenizer is known, its vocabulary is TYPICAL_VOCABULARY; what does not fit that is not planned.
+    """
+    named = {step.name: step for step in steps}
+    start: Any = named["initialize"].settings if "initialize" in named else None
     if not isinstance(start, RandomWeights):
-        return None
-    vocabulary = getattr(settings.get("tokenizer"), "vocab_size", TYPICAL_VOCABULARY)
-    return ModelConfig(vocab_size=vocabulary, **start.model.model_dump())
+        return None, ()
+    tokenizer = named["tokenizer"]
+    if tokenizer.finished:
+        tokens = tokenizer.manifest()["counts"].get("vocab_size", TYPICAL_VOCABULARY)
+    else:
+        tokens = getattr(tokenizer.settings, "vocab_size", TYPICAL_VOCABULARY)
+    try:
+        return start.derive(tokens)
+    except MismatchError:
+        return None, ()
 
 
 def newest(store: Path, stage: str) -> dict[str, Any] | None:

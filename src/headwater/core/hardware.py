@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from headwater.core.config import Config
 from headwater.core.errors import MismatchError
@@ -47,6 +48,9 @@ class Machine(Config):
     """Where the numbers of a training run go beside metrics.jsonl. Needs `headwater[wandb]`, `[mlflow]`, `[trackio]`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; `auto` takes a GPU when there is one."""
+    foreign_python: str | None = None
+    """Python of another environment, in which transformers or llama-cpp-python are installed: with it an export is checked
+    by them. By default they are looked for in Headwater's own; `off` leaves the check to the independent reader."""
     watts: float = Field(default=0.0, ge=0)
     """Electrical power of this machine under load [W], for the energy estimate; 0 means the built-in guess."""
     usd_per_hour: float = Field(default=0.0, ge=0)
@@ -54,6 +58,15 @@ class Machine(Config):
     the two around it, when it is made anew by `headwater report`."""
     carbon_grams_per_kwh: float = Field(default=475.0, ge=0)
     """Carbon intensity of the electricity [g CO2e per kWh]. Source: world average used by codecarbon."""
+
+    @field_validator("store", "runs")
+    @classmethod
+    def _is_folder(cls, path: str) -> str:
+        if "://" in path:
+            raise ValueError(
+                f"'{path}' is a URL, not a folder; mount the bucket and give the folder (docs/guides/cluster.md)"
+            )
+        return path
 
     @property
     def processor_workers(self) -> int:
@@ -77,6 +90,14 @@ def core_count(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return max(1, min(cores, -(-int(allowed) // int(period))))
     except (OSError, ValueError):  # no control groups, or "max": no limit
         return cores
+
+
+def cache_folder() -> Path:
+    """Where things that were fetched are kept: XDG_CACHE_HOME, by default ~/.cache, and in it `headwater`.
+
+    Source: the XDG Base Directory Specification.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "headwater"
 
 
 def colour_allowed() -> bool:
@@ -134,6 +155,18 @@ def share_processor() -> None:
     Source: docs/lab-notes.md.
     """
     set_environment(GOMP_SPINCOUNT="10000")
+
+
+def release_freed_memory() -> None:
+    """Hand freed memory back to the system, which threads would else each keep for themselves; between passes over the data.
+
+    Does nothing where the C library is not glibc. Source: malloc_trim(3).
+    """
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory() -> None:

@@ -12,7 +12,7 @@ from headwater.core.errors import MismatchError
 from headwater.model.growth import Growth, Layer
 from headwater.model.transformer import KVCache, Transformer
 
-SILENCED = ("attention.out.weight", "ffn.down.weight")
+SILENCED = ("attention.out.weight", "attention.out.bias", "ffn.down.weight", "ffn.down.bias")
 """What of a block writes to the residual stream."""
 CACHE_TOLERANCE = 1e-4
 """Largest difference of logits with and without cache, as a share of the largest logit: rounding in fp32, no more."""
@@ -75,7 +75,7 @@ def prove(model: Transformer, source: Transformer, layers: Sequence[Layer], toke
     return {
         "loss_before": _loss(before, row),
         "loss_after": _loss(whole, row),
-        "loss_of_chance": math.log(model.config.vocab_size),
+        "loss_of_chance": math.log(model.config.token_types),
         "largest_change_of_logits": change,
         "cache_apart": apart,
     }

@@ -1,4 +1,4 @@
-"""How weights begin: random, from a Hugging Face folder, or from a checkpoint. The door of the stage initialize."""
+"""How weights begin: random, from a Hugging Face folder, a checkpoint or a GGUF file. The door of the stage initialize."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from headwater.core.errors import HeadwaterError, InputError
+from headwater.core.gguf import EXACT_TYPES
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.core.units import format_bytes, format_count
-from headwater.model import checkpoint, hf
+from headwater.model import checkpoint, gguf, hf
 from headwater.model.config import (
     CheckpointWeights,
+    GgufWeights,
     GrownWeights,
     HuggingFaceWeights,
     Initialize,
@@ -21,6 +23,9 @@ from headwater.model.config import (
     RandomWeights,
 )
 from headwater.model.grow import prove, regrow
+from headwater.model.growth import Layer
+from headwater.model.moments import carried
+from headwater.model.shape import Residual
 from headwater.model.transformer import Transformer
 
 
@@ -34,26 +39,30 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
     tokenizer = inputs["tokenizer"] / "tokenizer"
     notes: dict[str, Any] = {"initialized": settings.use, "step_in_source": 0, "expected_initial_loss": None}
     more: dict[str, Any] = {}
+    moments: dict[str, Tensor] = {}
     match settings:
         case RandomWeights():
-            config = ModelConfig(vocab_size=hf.vocabulary_size(tokenizer), **settings.model.model_dump())
+            config, derived = settings.derive(hf.vocabulary_size(tokenizer))
+            more["derived"] = [number._asdict() for number in derived]
+            for number in derived:
+                out.note(str(number))
             model = random_model(config, settings.seed, settings.residual)
             notes["expected_initial_loss"] = config.expected_initial_loss(settings.residual)
         case HuggingFaceWeights():
-            model = hf.read_folder(settings.path)
+            model = hf.read_folder(settings.path, allow_pickle=settings.allow_pickle, warn=out.warn)
         case CheckpointWeights():
             model, notes["step_in_source"] = _load_checkpoint(settings)
+            moments = carried(settings, None, out)
+        case GgufWeights():
+            model, more["tensor_types"] = _load_gguf(settings, out)
         case GrownWeights():
-            model, more["grown"] = _grow(settings, tokenizer, out)
-    hf.check_vocabulary(model.config.vocab_size, tokenizer)
-    checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes)
+            model, layers, more["grown"] = _grow(settings, tokenizer, out)
+            moments = carried(settings.source, layers, out)
+    hf.check_vocabulary(model.config.token_types, tokenizer)
+    checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes, training_tensors=moments or None)
     config = model.config
     flops = config.flops_per_token(config.context_length)
-    out.note(
-        f"{hf.architecture(config).removesuffix('ForCausalLM')} of {format_count(config.parameters())} parameters, "
-        f"{format_count(flops)} FLOPs per token at {config.context_length} tokens of context, "
-        f"{format_bytes(config.training_bytes())} to train before activations"
-    )
+    out.note(config.describe())
     return {
         "model": config.model_dump(mode="json"),
         "parameters": config.parameters(),
@@ -63,12 +72,13 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
         "training_bytes": config.training_bytes(),
         "weights": weight_statistics(model),
         "step_in_source": notes["step_in_source"],
+        "optimizer_state_tensors": len(moments),
         **more,
     }
 
 
-def random_model(config: ModelConfig, seed: int, residual: str = "scaled") -> Transformer:
-    """Make a model with normal weights of standard deviation `config.init_std`.
+def random_model(config: ModelConfig, seed: int, residual: Residual = "scaled") -> Transformer:
+    """Make a model with normal weights of standard deviation `config.init_std`; biases and rows of padding are 0.
 
     Args:
         config: its shape.
@@ -76,9 +86,12 @@ def random_model(config: ModelConfig, seed: int, residual: str = "scaled") -> Tr
         residual: `scaled`, `zero` or `plain`, see `RandomWeights.residual`.
 
     Source: GPT-2 (Radford et al. 2019, section 2.3) for std 0.02 and 1/sqrt(2 num_layers) on what writes to the
-    residual stream. Norm weights are 1.
+    residual stream. Norm weights are 1. With muP (`ModelKind.mup_base_size`) the matrices of the blocks have a standard
+    deviation of 1/sqrt(width ratio) of that, and the last norm's weight, by which all logits are multiplied, is
+    1 / width ratio.
     """
     model = Transformer(config)
+    in_blocks = config.init_std / math.sqrt(config.width_ratio)
     factor = {"scaled": 1 / math.sqrt(2 * config.num_layers), "zero": 0.0, "plain": 1.0}[residual]
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -86,8 +99,12 @@ def random_model(config: ModelConfig, seed: int, residual: str = "scaled") -> Tr
             if parameter.dim() < 2:
                 continue
             writes_residual = name.endswith(("attention.out.weight", "ffn.down.weight"))
-            std = config.init_std * (factor if writes_residual else 1.0)
+            std = in_blocks if name.startswith("blocks.") else config.init_std
+            std *= factor if writes_residual else 1.0
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+        model.norm.weight.fill_(1 / config.width_ratio)
+        for rows in {model.embedding.weight, model.head_weight}:
+            rows[config.token_types :] = 0.0
     return model
 
 
@@ -105,16 +122,24 @@ def weight_statistics(model: Transformer) -> dict[str, dict[str, float]]:
     return statistics
 
 
-def _grow(settings: GrownWeights, tokenizer: Path, out: Workspace) -> tuple[Transformer, dict[str, Any]]:
-    """A model out of another's layers, and what was found out about it."""
+def _grow(
+    settings: GrownWeights, tokenizer: Path, out: Workspace
+) -> tuple[Transformer, tuple[Layer, ...], dict[str, Any]]:
+    """A model out of another's layers, their map, and what was found out about it."""
     given = settings.source
-    source = hf.read_folder(given.path) if isinstance(given, HuggingFaceWeights) else _load_checkpoint(given)[0]
+    match given:
+        case HuggingFaceWeights():
+            source = hf.read_folder(given.path, allow_pickle=given.allow_pickle, warn=out.warn)
+        case GgufWeights():
+            source, _ = _load_gguf(given, out)
+        case CheckpointWeights():
+            source, _ = _load_checkpoint(given)
     model, layers = regrow(source, settings.growth)
-    hf.check_vocabulary(model.config.vocab_size, tokenizer)
+    hf.check_vocabulary(model.config.token_types, tokenizer)
     tokens = torch.tensor(hf.token_ids(tokenizer, settings.calibration))
     grown = {"layers": [layer._asdict() for layer in layers], **prove(model, source, layers, tokens)}
     _tell_growth(grown, source, out)
-    return model, grown
+    return model, layers, grown
 
 
 def _tell_growth(grown: dict[str, Any], source: Transformer, out: Workspace) -> None:
@@ -129,6 +154,18 @@ def _tell_growth(grown: dict[str, Any], source: Transformer, out: Workspace) -> 
             f"the regrown model is no better than chance on the calibration text ({after:.3f} nats per token, chance "
             f"{grown['loss_of_chance']:.3f}, the source {before:.3f}): it will have to learn most of it again"
         )
+
+
+def _load_gguf(settings: GgufWeights, out: Workspace) -> tuple[Transformer, dict[str, int]]:
+    """A model from a GGUF file; says what was rounded in it."""
+    model, types = gguf.read_file(settings.path)
+    if rounded := {kind: count for kind, count in types.items() if kind not in EXACT_TYPES}:
+        counted = ", ".join(f"{count} as {kind}" for kind, count in rounded.items())
+        out.warn(
+            f"{sum(rounded.values())} of {sum(types.values())} tensors of {settings.path.name} were quantised ({counted}): "
+            "these weights are rounded, and begin a little worse than the model that the file was made from"
+        )
+    return model, types
 
 
 def _load_checkpoint(settings: CheckpointWeights) -> tuple[Transformer, int]:

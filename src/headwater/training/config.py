@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from headwater.core.config import Config
 from headwater.core.units import Count, Seconds, Tokens
 from headwater.tokens.mixture import Mixture
+from headwater.tokens.packing import Concatenate, Packing
+from headwater.training.forgetting import Forgetting
+from headwater.training.phases import Phase, borders, problems
 from headwater.training.schedule import Schedule, WarmupStableDecay
 
 
@@ -64,7 +67,7 @@ Optimizer = Annotated[AdamW | Muon, Field(discriminator="use")]
 
 
 class Train(Config):
-    """How the weights are trained. Set exactly one of `steps`, `total_tokens` and `budget`."""
+    """How the weights are trained. Set exactly one of `steps`, `total_tokens` and `budget`, or `total_tokens` of each phase."""
 
     sequence_length: int = Field(ge=2)
     """Tokens of a training row; at most the model's context_length."""
@@ -92,6 +95,13 @@ class Train(Config):
     """Translate the model to machine code first. `auto` goes on without it, with a warning, where that fails."""
     mixture: Mixture = Mixture()
     """What share of the training tokens comes from each source."""
+    packing: Packing = Concatenate(use="concatenate")
+    """How documents become rows. Attention never crosses the border of two documents, whichever way."""
+    phases: tuple[Phase, ...] = ()
+    """Parts of the run in order, such as a main part, a long context and an annealing on the best text, each with what
+    is different in it. None by default: all steps are alike."""
+    forgetting: Forgetting | None = None
+    """What to do when the validation loss of a source rises above what it was before training."""
     seed: int = 0
     """Which order of the documents."""
     log_every: Count = Field(default=1, ge=1)
@@ -118,6 +128,7 @@ class Train(Config):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         given = [name for name in ("steps", "total_tokens", "budget") if getattr(self, name) is not None]
+        given += ["total_tokens of phases"] if any(phase.total_tokens is not None for phase in self.phases) else []
         if len(given) != 1:
             raise ValueError(f"set exactly one of steps, total_tokens and budget; got {' and '.join(given) or 'none'}")
         if self.batch_tokens % self.sequence_length:
@@ -138,6 +149,8 @@ class Train(Config):
                 f"with a budget, decay_share must leave time to learn how fast steps are: 0.9 at most, "
                 f"not {self.schedule.decay_share:g}"
             )
+        if self.phases and (found := problems(self)):
+            raise ValueError("; ".join(found))
         return self
 
     @property
@@ -148,6 +161,8 @@ class Train(Config):
     @property
     def planned_steps(self) -> int | None:
         """Optimizer updates in all; None when a budget decides on the way."""
+        if self.phases and self.phases[0].total_tokens is not None:
+            return borders(self.phases, self.batch_tokens, None)[-1]
         return self.steps if self.total_tokens is None else -(-self.total_tokens // self.batch_tokens)
 
     @property

@@ -35,7 +35,6 @@ from headwater.core.hardware import Launch, Machine
 from headwater.core.log import Progress
 from headwater.core.stage import Inputs, Workspace
 from headwater.model.transformer import Transformer
-from headwater.tokens.loader import Batch
 from headwater.training.config import Train
 from headwater.training.optimizer import OneRank
 
@@ -154,10 +153,6 @@ class Team(OneRank):
                 f"{self.ranks} x sequence_length",
             )
         return rows // self.ranks
-
-    def rows(self, batch: Batch) -> Batch:
-        """The rows of a batch that this rank trains on: those in its turn, so that sources are spread evenly."""
-        return Batch(*(array[self.rank :: self.ranks] for array in batch)) if self.ranks > 1 else batch
 
     def agree(self, value: T) -> T:
         """What rank 0 says."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from headwater.core.errors import MismatchError
 from headwater.model.config import ModelConfig
 from headwater.model.transformer import Transformer
 from headwater.training.config import AdamW, Muon, Optimizer
@@ -79,6 +80,12 @@ class Optimizers:
     ) -> None:
         """Make the optimizers for a model.
 
+        Source of muP's rates: Yang et al. 2022 (arXiv:2203.03466), table 8, for AdamW: matrices 1 / width ratio, vectors
+        and embeddings as they are; the last norm, whose weight is our output multiplier, like it 1 / width ratio. Muon's
+        updates have size 0.2 sqrt(max(rows, columns)), whose spectral norm is to stay the same: 1 / sqrt(width ratio)
+        (Yang et al. 2023, arXiv:2310.17813). Decay that does not shrink with the rate: Wortsman et al. 2023
+        (arXiv:2309.14322).
+
         Args:
             model: what is trained.
             settings: which optimizer, and its rates.
@@ -91,20 +98,25 @@ class Optimizers:
         others = {name: p for name, p in self.parameters.items() if name not in matrices}
         rate = settings.learning_rate if isinstance(settings, AdamW) else settings.adamw_learning_rate
         decay = settings.weight_decay if isinstance(settings, AdamW) else 0.0
-        decayed = [p for p in others.values() if p.dim() == 2]
+        # with muP matrices and the last norm learn more slowly the wider the model is; rate x decay stays what it was
+        slower = 1 / model.config.width_ratio
+        last = [p for name, p in others.items() if name.startswith("norm.")]
+        vectors = [p for name, p in others.items() if p.dim() < 2 and not name.startswith("norm.")]
         groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": decay},
-            {"params": [p for p in others.values() if p.dim() < 2], "weight_decay": 0.0},
+            {"params": [p for p in others.values() if p.dim() == 2], "weight_decay": decay},
+            {"params": vectors, "weight_decay": 0.0},
+            {"params": last, "weight_decay": 0.0, "lr": rate * slower},
         ]
         if isinstance(settings, AdamW):
-            groups.insert(0, {"params": list(matrices.values()), "weight_decay": decay})
+            matrix_group = {"params": list(matrices.values()), "weight_decay": decay / slower, "lr": rate * slower}
+            groups.insert(0, matrix_group)
         betas = (settings.beta1, settings.beta2)
         self._all: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=rate, betas=betas, eps=settings.epsilon, fused=True)
         ]
         if isinstance(settings, Muon):
-            pieces = {p: _row_pieces(name, model.config) for name, p in matrices.items()}
-            self._all.append(BatchedMuon(pieces, settings, precision, self._ranks))
+            pieces = {p: _row_pieces(name, len(p), model.config) for name, p in matrices.items()}
+            self._all.append(BatchedMuon(pieces, settings, precision, slower**0.5, self._ranks))
         for group in self._groups():
             group["peak"] = group["lr"]
 
@@ -148,6 +160,30 @@ class Optimizers:
             own = tensor.to(parameter.device)
             owners[parameter].state[parameter][what] = self._ranks.part(own, parameter) if own.dim() else own
 
+    def begin_with(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over moments that came with the first weights; a parameter that has none among them begins afresh.
+
+        Raises:
+            MismatchError: they are of another optimizer.
+        """
+        keeps = {
+            p: MOMENTS[type(optimizer)]
+            for optimizer in self._all
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+        kept = {name: keeps[parameter] for name, parameter in self.parameters.items()}
+        for key in tensors:
+            name, _, what = key.rpartition("/")
+            if what not in kept[name]:
+                raise MismatchError(
+                    f"the optimizer state that came with the weights has {what} of {name}; this optimizer keeps "
+                    f"{', '.join(kept[name])}",
+                    place="train.optimizer",
+                    hint="train with the optimizer of the source, or set optimizer_state of the source to fresh",
+                )
+        self.restore(tensors)
+
     def _groups(self) -> Iterable[dict[str, Any]]:
         return (group for optimizer in self._all for group in optimizer.param_groups)
 
@@ -164,6 +200,7 @@ class BatchedMuon(torch.optim.Optimizer):
         pieces: Mapping[nn.Parameter, list[int]],
         settings: Muon,
         precision: torch.dtype,
+        slower: float = 1.0,
         ranks: Ranks | None = None,
     ) -> None:
         """Make the optimizer.
@@ -172,9 +209,11 @@ class BatchedMuon(torch.optim.Optimizer):
             pieces: matrix -> rows of each of its parts.
             settings: rates.
             precision: number format of the iteration.
+            slower: factor of the rate, by which the decay is divided.
             ranks: who else trains these matrices; each iterates a share of them.
         """
-        super().__init__([{"params": list(pieces), "lr": settings.learning_rate}], {})
+        group = {"lr": settings.learning_rate * slower, "weight_decay": settings.weight_decay / slower}
+        super().__init__([{"params": list(pieces), **group}], {})
         self._pieces = pieces
         self._settings = settings
         self._precision = precision
@@ -184,7 +223,7 @@ class BatchedMuon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update the matrices from their gradients."""
         assert closure is None, "Muon does not evaluate the loss again"
-        momentum, rate = self._settings.momentum, self.param_groups[0]["lr"]
+        momentum, rate, decay = self._settings.momentum, *(self.param_groups[0][key] for key in ("lr", "weight_decay"))
         targets: dict[nn.Parameter, Tensor] = {}
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for parameter, rows in self._pieces.items():
@@ -194,7 +233,7 @@ class BatchedMuon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - momentum)
             ahead = self._ranks.whole(parameter.grad.lerp(state["momentum"], momentum), parameter)
-            parameter.mul_(1 - rate * self._settings.weight_decay)
+            parameter.mul_(1 - rate * decay)
             targets[parameter] = self._ranks.open(parameter)
             for piece, direction in zip(targets[parameter].split(rows), ahead.split(rows), strict=True):
                 by_shape.setdefault(tuple(piece.shape), []).append((piece, direction))
@@ -209,6 +248,13 @@ class BatchedMuon(torch.optim.Optimizer):
 
     def _orthogonalize(self, matrices: Tensor) -> Tensor:
         return orthogonalize(matrices, self._settings.newton_schulz_steps)
+
+
+MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    BatchedMuon: ("momentum",),
+}
+"""What each optimizer keeps of a parameter."""
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
@@ -227,11 +273,11 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     return x.mT if tall else x
 
 
-def _row_pieces(name: str, config: ModelConfig) -> list[int]:
+def _row_pieces(name: str, rows: int, config: ModelConfig) -> list[int]:
     """Rows of each part of a block's matrix: joint matrices are made of several."""
     if name.endswith("attention.qkv.weight"):
         kv = config.num_kv_heads * config.head_size
         return [config.num_heads * config.head_size, kv, kv]
     if name.endswith("ffn.gate_up.weight"):
         return [config.ffn_size, config.ffn_size]
-    return [config.hidden_size]
+    return [rows]

@@ -93,6 +93,7 @@ def prepare(
     Raises:
         TrainingError: `compile: on`, and it fails.
     """
+    _undo(model)  # what an earlier phase compiled was for rows of another shape
     model.compute_dtype = arithmetic.dtype
     if settings.compile == "off":
         return 0.0

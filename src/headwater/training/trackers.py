@@ -48,12 +48,12 @@ class Trackers:
         self._metrics = MetricsLog(out.folder / "metrics.jsonl", keep=steps_done)
         self._trackers = {name: _open(name, out, steps_done, settings or {}) for name in out.machine.trackers}
 
-    def log(self, step: int, tokens: int, values: Values) -> None:
+    def log(self, step: int, tokens: int, values: Values, place: Mapping[str, str] | None = None) -> None:
         """Write down numbers after `step` steps; single ones are those of training.
 
-        A tracker that fails is left out from then on, with a warning: training is worth more.
+        `place` says more of where the run is, for metrics.jsonl alone. A tracker that fails is left out from then on, with a warning: training is worth more.
         """
-        self._metrics.write({"step": step, "tokens": tokens, **values})
+        self._metrics.write({"step": step, "tokens": tokens, **(place or {}), **values})
         flat: dict[str, float] = {}
         for name, value in values.items():
             nested = isinstance(value, Mapping)

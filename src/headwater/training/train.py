@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +21,9 @@ from headwater.core.log import Progress, read_metrics
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import format_count, format_seconds
 from headwater.model import checkpoint
+from headwater.model.moments import PREFIX
 from headwater.model.transformer import Transformer
-from headwater.tokens.loader import Batch, Batches
+from headwater.tokens.loader import Batch
 from headwater.tokens.shards import TokenFolder
 from headwater.training import parallel
 from headwater.training.alarms import (
@@ -41,8 +41,10 @@ from headwater.training.alarms import (
 from headwater.training.checkpoints import Checkpoints
 from headwater.training.config import Train
 from headwater.training.distributed import Team, assemble
-from headwater.training.fit import check_fit, most_steps
+from headwater.training.fit import adapt, check_fit, most_steps
+from headwater.training.forgetting import Watch
 from headwater.training.optimizer import Optimizers
+from headwater.training.phases import PhasedBatches, introduction, phases_to_json, shape
 from headwater.training.schedule import WarmupStableDecay
 from headwater.training.stop import stop_signals
 from headwater.training.trackers import Trackers, Values
@@ -83,7 +85,6 @@ class Run:
         self.settings = settings
         self.out = out
         self.team = team = team or Team()
-        self.rows = team.check_batch(settings.batch_sequences)
         self.checkpoints = Checkpoints(settings, out, team)
         if team.leads:
             self.checkpoints.clear_unfinished()
@@ -108,29 +109,34 @@ class Run:
             "best": None,
             "precision": None,
             "compiled": None,
+            "forgetting": {},
         } | resumed
         self._set_up()
         self._first_weights = inputs["checkpoint"] / "checkpoint"
         tensors = self._load(newest or self._first_weights, resuming=newest is not None)
-        self.batches = Batches(
-            inputs["tokens"], settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed
-        )
+        self.batches = PhasedBatches(inputs["tokens"], settings)
+        for stretch in self.batches.stretches:
+            team.check_batch(stretch.settings.batch_sequences)
         check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
+        self.stretch = self.batches.stretch(self.steps_done)
+        adapt(self.model, self.stretch)
         self.most_steps, self.scarcest = most_steps(self.batches)
         self._introduce()
         self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype, team)
         shares = settings.mixture.parts(self.batches.tokens)
         self.validation = Validation(settings, inputs["tokens"], shares, out, team)
+        self._watch()
         self.alarms = Alarms(self.model, self.state, out, team.sum)
         self.noise_scale = NoiseScale(self.state)
         torch.manual_seed(settings.seed)
         if newest:
             self._restore(tensors)
+        elif self.start.resumable:
+            self.optimizers.begin_with(_moments(checkpoint.load_training(self.start.folder)[0]))
         self.trackers = Trackers(out, self.steps_done, settings.model_dump(mode="json")) if team.leads else None
+        self._validated: tuple[int, dict[str, Any]] = -1, {}
         self._logged = self.steps_done, self.state["seconds_training"]
-        example = self._micro_batches(self.batches.batch(self.steps_done))[0]
-        self._compile(example)
-        team.wrap(self.model, example)
+        self._compile()
         self._clock = time.perf_counter()
 
     def _load(self, folder: Path, resuming: bool) -> dict[str, Tensor]:
@@ -163,8 +169,9 @@ class Run:
         self.state["precision"] = precision
         self.peak_flops_per_second = team.sum(self.arithmetic.peak_flops_per_second)[0]
 
-    def _compile(self, example: tuple[Tensor, ...]) -> None:
-        """Compile for micro-batches such as `example`; rank 0 first, so that the others find its compiled code."""
+    def _compile(self) -> None:
+        """Compile for the shape of this phase's rows; rank 0 first, so that the others find its compiled code."""
+        example = self._micro_batches(self._batch())[0]
         first = self.team.leads or self.team.sharded  # a rank that holds a part cannot compute alone
         if not first:
             self.team.wait()
@@ -177,6 +184,20 @@ class Run:
                 "the run was begun with compiled code and goes on without, or the other way round: not bit-exact"
             )
         self.state["compiled"] = seconds > 0
+        self.team.wrap(self.model, example)
+
+    def _watch(self) -> None:
+        """Begin to watch what the model knew before."""
+        trained_on = {name for batches in self.batches.phases for name in batches.fits}
+        replayed = list(dict.fromkeys(name for batches in self.batches.phases for name in batches.mixture.replay))
+        default = replayed + [name for name in self.validation.sources if name not in trained_on]
+        self.watch = Watch(self.settings.forgetting, default, self.validation.sources, self.state["forgetting"])
+        self.continues = self.start.notes.get("initialized", "random") != "random"
+        if self.continues and not replayed:
+            self.out.warn(
+                "the weights are trained already, and nothing like what they were trained on is replayed: they may "
+                "forget it; name a source in train.mixture.replay"
+            )
 
     @property
     def steps_done(self) -> int:
@@ -203,9 +224,11 @@ class Run:
             The number of the signal by which any rank was asked to stop: then the run is saved.
         """
         self._decide_end()
-        batch = self.batches.batch(self.steps_done)
-        loss, norm = self._gradient(batch)
-        share = self.settings.schedule(self.steps_done, self.state["total_steps"])
+        self._enter_phase()
+        if self.steps_done == 0 and (self.continues or self.settings.forgetting):
+            self._validate()  # what the model knows before it learns anything
+        loss, norm = self._gradient(self._batch())
+        share = self.stretch.rate(self.steps_done, self.state["total_steps"]) * self.watch.rate_factor
         if math.isfinite(loss) and math.isfinite(norm):
             self.state["proven_step"] = self.steps_done
             self._update(loss, norm, share)
@@ -215,12 +238,12 @@ class Run:
         self._tick("training")
         if self.steps_done == 1:
             self.state["initial_loss"] = loss
-            check_initial_loss(loss, self.start.notes, self.model.config.vocab_size, self.out)
+            check_initial_loss(loss, self.start.notes, self.model.config.token_types, self.out)
         if self.steps_done % self.settings.log_every == 0 or self.finished:
             self._log(loss, norm)
         best = False
         if not self.finished and self.settings.validate_every and self.steps_done % self.settings.validate_every == 0:
-            best = self._validate()[1] and self.settings.keep_best
+            best = self._validate() and self.settings.keep_best
         due = not self.finished and (best or self.checkpoints.due(self.steps_done))
         due, stop_asked, writing = (int(value) for value in self.team.most(due, stop_asked, self.checkpoints.writing))
         if not writing:
@@ -255,18 +278,19 @@ class Run:
         broken = sum(not bool(local_part(parameter).isfinite().all()) for parameter in self.model.parameters())
         if self.team.sum(broken)[0]:
             self._stop_at_the_last_good(f"step {self.steps_done:,}: its update made weights that are not finite")
-        validation, _ = self._validate()
+        if self._validated[0] != self.steps_done:
+            self._validate()
         self.save(final=True)
         if self.trackers is None:
             return {}
         self.trackers.close()
         seconds, tokens = self.state["seconds_training"], self.steps_done * self.settings.batch_tokens
-        flops = self.model.config.flops_per_token(self.settings.sequence_length)
+        flops = self._flops() / tokens
         return {
             "initial_loss": self.state["initial_loss"],
             "expected_initial_loss": self.start.notes.get("expected_initial_loss"),
             "final_loss": self._recent_loss(),
-            **validation,
+            **self._validated[1],
             "steps": self.steps_done,
             "tokens": tokens,
             "tokens_per_second": tokens / seconds,
@@ -274,7 +298,7 @@ class Run:
             "peak_flops_per_second": self.peak_flops_per_second,
             "ranks": self.team.ranks,
             "flops_per_token": flops,
-            "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length",
+            "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length, mean over phases",
             "precision": self.arithmetic.precision,
             "device": self.arithmetic.device,
             "compiled": self.state["compiled"],
@@ -290,16 +314,22 @@ class Run:
             "share_moved_in_bf16": self._share_moved(),
             "mixture": self.batches.plan(self.steps_done).to_json(),
             "copies": self.batches.copies,
+            "packing": self.batches.packed(),
+            "phases": phases_to_json(self.batches, self.steps_done),
+            "forgetting": self.watch.to_json() if self.continues or self.settings.forgetting else None,
         }
 
     def save(self, final: bool = False) -> None:
         """Write a checkpoint from which the run can go on exactly, and remove old ones."""
         self._tick("training")
         weights: dict[str, Tensor] = dict(self.optimizers.parameters)
-        tensors = {f"optimizer/{name}": tensor for name, tensor in self.optimizers.tensors().items()}
+        tensors = {PREFIX + name: tensor for name, tensor in self.optimizers.tensors().items()}
         if final and self.team.sharded:
             weights = {name: self._gather(name, tensor) for name, tensor in weights.items()}
-            tensors = {key: self._gather(key.split("/")[1], tensor) for key, tensor in tensors.items()}
+            tensors = {
+                key: self._gather(key.removeprefix(PREFIX).rpartition("/")[0], tensor)
+                for key, tensor in tensors.items()
+            }
         tensors["random/torch"] = torch.get_rng_state()
         self.checkpoints.save(self.model.config, weights, self.start.notes, tensors, self.state, final)
         self._tick("saving")
@@ -345,37 +375,62 @@ class Run:
                 f"(mixture.max_epochs)"
             )
 
+    def _enter_phase(self) -> None:
+        """Where the next step begins another phase: change to its settings."""
+        stretch = self.batches.stretch(self.steps_done)
+        if stretch is self.stretch:
+            return
+        before, self.stretch = self.stretch, stretch
+        adapt(self.model, stretch)
+        self.out.note(f"step {self.steps_done:,}: phase '{stretch.name}' begins: {introduction(stretch)}")
+        if shape(before) != shape(stretch):
+            self._tick("training")
+            self._compile()
+            self._clock = time.perf_counter()
+
+    def _flops(self) -> float:
+        """Operations of all steps so far."""
+        return sum(
+            self.model.config.flops_per_token(stretch.settings.sequence_length) * steps * self.settings.batch_tokens
+            for stretch, steps in self.batches.done(self.steps_done)
+        )
+
     def _gradient(self, batch: Batch) -> tuple[float, float]:
         """Forward and backward over the micro-batches of a batch: mean loss, and norm of the gradient."""
         loss = torch.zeros((), device=self.arithmetic.device)
+        # the mean over ranks of what each adds up is the mean over all targets that count
+        counted = self.batches.counted_targets(self.steps_done) / self.team.ranks
         parts = self._micro_batches(batch)
-        measure = self.noise_scale.due(self.steps_done)
-        self.team.local_squares = (
-            torch.zeros_like(loss) if measure and self.team.ranks > 1 and not self.team.sharded else None
-        )
+        measure = self.noise_scale.due(self.steps_done) and not self.team.sharded
+        self.team.local_squares = torch.zeros_like(loss) if measure and self.team.ranks > 1 else None
         small = None
-        for number, micro_batch in enumerate(parts, 1):
+        for number, (tokens, targets, documents) in enumerate(parts, 1):
+            share = (targets >= 0).sum() / counted
             with self.team.gradients(shared=number == len(parts)):
-                part = self.team.loss(*micro_batch) / len(parts)
+                part = self.team.loss(tokens, targets, documents) * share
                 part.backward()
             loss += part.detach()
             if measure and self.team.ranks == 1 and number == 1 < len(parts):
-                small = squared_norm(list(self.optimizers.parameters.values())) * len(parts) ** 2
+                small = squared_norm(list(self.optimizers.parameters.values())) / max(float(share), 1e-9) ** 2
         norm = self.team.clip(self.optimizers.parameters.values(), self.settings.clip_norm or math.inf)
         loss_everywhere, squares = self.team.sum(float(loss), float(self.team.local_squares or 0.0))
         if self.team.local_squares is not None:
             small = squares / self.team.ranks
         if small is not None:
             pieces = len(parts) if self.team.ranks == 1 else self.team.ranks
-            tokens = self.settings.batch_tokens
-            self.noise_scale.add(small, tokens // pieces, norm**2, tokens)
+            tokens_of_all = self.settings.batch_tokens
+            self.noise_scale.add(small, tokens_of_all // pieces, norm**2, tokens_of_all)
         return loss_everywhere / self.team.ranks, norm
+
+    def _batch(self) -> Batch:
+        """This rank's rows of the next batch."""
+        return self.batches.batch(self.steps_done, self.team.rank, self.team.ranks)
 
     def _micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
         """This rank's rows of a batch, as parts of equal size."""
-        whole = (torch.from_numpy(np.ascontiguousarray(array)) for array in self.team.rows(batch))
-        size = self.settings.micro_batch_of(self.rows)
-        tokens, targets, documents = (tensor.to(self.arithmetic.device).split(size) for tensor in whole)
+        size = self.stretch.settings.micro_batch_of(len(batch.tokens))
+        whole = (torch.from_numpy(array).to(self.arithmetic.device) for array in batch)
+        tokens, targets, documents = (tensor.split(size) for tensor in whole)
         return list(zip(tokens, targets, documents, strict=True))
 
     def _nonfinite(self, loss: float, norm: float) -> None:
@@ -410,7 +465,7 @@ class Run:
         steps, seconds = now[0] - self._logged[0], now[1] - self._logged[1]
         speed = steps * self.settings.batch_tokens / max(seconds, 1e-9)
         self._logged = now
-        flops = self.model.config.flops_per_token(self.settings.sequence_length)
+        flops = self.model.config.flops_per_token(self.stretch.settings.sequence_length)
         values = {
             "loss": loss,
             "learning_rate": self.optimizers.learning_rate,
@@ -425,10 +480,11 @@ class Run:
 
     def _track(self, values: Values) -> None:
         if self.trackers is not None:
-            self.trackers.log(self.steps_done, self.steps_done * self.settings.batch_tokens, values)
+            phase = {"phase": self.stretch.name} if self.settings.phases else {}
+            self.trackers.log(self.steps_done, self.steps_done * self.settings.batch_tokens, values, phase)
 
-    def _validate(self) -> tuple[dict[str, Any], bool]:
-        """Measure on held-out documents; also says whether the loss is the lowest so far."""
+    def _validate(self) -> bool:
+        """Measure on held-out documents; says whether the loss is the lowest so far."""
         self._tick("training")
         values = self.validation(self.model, self.arithmetic.device)
         self._track(values)
@@ -440,8 +496,12 @@ class Run:
             self.out.note(
                 f"step {self.steps_done:,}: validation loss {total:.3f} nats per token, {values['validation_bits_per_byte']['total']:.3f} bits per byte"
             )
+        self._validated = self.steps_done, values
+        self.watch(self.steps_done, values["validation_loss"], self.out)
+        if self.watch.stops:
+            self.state["total_steps"] = self.steps_done
         self._tick("validating")
-        return values, best
+        return best
 
     def _share_moved(self) -> float:
         """Share of the weights that training moved as far as bf16 can tell; warns when most of it is lost there."""
@@ -468,13 +528,21 @@ class Run:
         if self.team.ranks > 1:
             rows += f" on {self.team.ranks} ranks" + (", weights spread over them" if self.team.sharded else "")
         self.out.note(f"{parameters} parameters, {rows}{steps}")
+        for stretch, batches in zip(self.batches.stretches, self.batches.phases, strict=True):
+            if stretch.phase:
+                self.out.note(f"phase '{stretch.name}': {introduction(stretch)}")
+            for name, fit in batches.fits.items() if self.settings.packing.use == "best_fit" or stretch.phase else ():
+                self.out.note(f"packing of '{name}': {fit}")
         for warning in self.batches.warnings:
             self.out.warn(warning)
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        prefix = "optimizer/"
-        moments = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        self.optimizers.restore(moments)
+        self.optimizers.restore(_moments(tensors))
         torch.set_rng_state(tensors["random/torch"])
         spent = format_seconds(self.seconds_spent)
         self.out.note(f"resumed after step {self.steps_done:,} ({spent} of training)")
+
+
+def _moments(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The optimizer's part of the tensors of a checkpoint."""
+    return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items() if key.startswith(PREFIX)}
