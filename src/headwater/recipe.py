@@ -19,9 +19,11 @@ from headwater.documents.dedup import Dedup
 from headwater.documents.read import Read
 from headwater.documents.split import Split
 from headwater.evaluation.config import Evaluate
-from headwater.model.config import Export, Initialize, RandomWeights
+from headwater.model.config import Export, RandomWeights
+from headwater.model.start import Initialize
 from headwater.report import Report
 from headwater.tokens.encode import Encode
+from headwater.tokens.extend import Extend
 from headwater.tokens.tokenizer import Tokenizer, TrainBpe
 from headwater.training.config import Train
 
@@ -136,7 +138,7 @@ def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
             yield ("clean", "steps", index, "sources"), names
     if recipe.dedup:
         yield ("dedup", "sources"), recipe.dedup.sources
-    if isinstance(recipe.tokenizer, TrainBpe):
+    if isinstance(recipe.tokenizer, TrainBpe | Extend):
         yield ("tokenizer", "weights"), recipe.tokenizer.weights or ()
     if recipe.train:
         mixture = recipe.train.mixture

@@ -1,4 +1,4 @@
-"""The shape of a model, what it costs, and the settings of the stages `initialize` and `export`. No torch here.
+"""The shape of a model, what it costs, where its weights come from, and the settings of `export`. No torch here.
 
 Shapes follow the Llama family. With `qk_norm` the same model is a Qwen3. Both export without change to transformers.
 """
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from headwater.core.config import Config
 from headwater.core.errors import InputError
-from headwater.model.growth import Growth
+from headwater.model.vocabulary import Vocabulary
 
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 """A folder of the user's; `~` is the home folder."""
@@ -161,6 +161,8 @@ class HuggingFaceWeights(Config):
     """`huggingface`: a folder with config.json and model.safetensors of a Llama or Qwen3 model."""
     path: Folder
     """The folder."""
+    vocabulary: Vocabulary | None = None
+    """How its rows become those of the run's tokenizer, where that is another than the model's."""
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
         """The content of its files.
@@ -168,7 +170,8 @@ class HuggingFaceWeights(Config):
         Raises:
             InputError: the folder or its files are missing.
         """
-        return _content(self.path, ["config.json", *_weight_files(self.path)], hash_file)
+        weights = _content(self.path, ["config.json", *_weight_files(self.path)], hash_file)
+        return weights | (self.vocabulary.fingerprint(self.path, hash_file) if self.vocabulary else {})
 
 
 class CheckpointWeights(Config):
@@ -178,6 +181,8 @@ class CheckpointWeights(Config):
     """`checkpoint`: a checkpoint folder of another run."""
     path: Folder
     """The folder: the one that holds model.json."""
+    vocabulary: Vocabulary | None = None
+    """How its rows become those of the run's tokenizer, where that is another than the model's; names the model's."""
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
         """The content of its files.
@@ -185,39 +190,12 @@ class CheckpointWeights(Config):
         Raises:
             InputError: the folder or its files are missing.
         """
-        return _content(self.path, ["model.json", "weights.safetensors"], hash_file)
+        weights = _content(self.path, ["model.json", "weights.safetensors"], hash_file)
+        return weights | (self.vocabulary.fingerprint(self.path, hash_file) if self.vocabulary else {})
 
 
-class GrownWeights(Config):
-    """Begin with the layers of a trained model, more of them or fewer."""
-
-    use: Literal["grown"]
-    """`grown`: deeper or shallower than the model that it comes from."""
-    source: Annotated[HuggingFaceWeights | CheckpointWeights, Field(discriminator="use")]
-    """The trained model. Everything but its layers is copied as it is: embeddings, head, last norm, context, vocabulary."""
-    growth: Growth
-    """Which layers the new model has."""
-    calibration: str = (
-        "The river begins as a spring under the ridge. In April the snow melts, and for three weeks the water carries "
-        "stones as large as a fist past the mill; by August a child can wade across. Engineers measured its flow for a "
-        "year: 1,240 litres per second on average, but 9 times as much in spring. def mean(values): return sum(values) "
-        "/ len(values). They wrote their report in plain words, because the people of the valley were to decide."
-    )
-    """A text on which the losses of both models are compared. Best one of the kind that the source was trained on."""
-
-    def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
-        """The content of the source's files.
-
-        Raises:
-            InputError: the folder or its files are missing.
-        """
-        return self.source.fingerprint(hash_file)
-
-
-Initialize = Annotated[
-    RandomWeights | HuggingFaceWeights | CheckpointWeights | GrownWeights, Field(discriminator="use")
-]
-"""How the weights begin."""
+Trained = Annotated[HuggingFaceWeights | CheckpointWeights, Field(discriminator="use")]
+"""The weights of a trained model."""
 
 
 class Export(Config):
