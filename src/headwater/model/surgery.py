@@ -214,7 +214,7 @@ def _before_and_after(
     bits = f"{before['bits_per_byte']:.3f} bits per byte before, {after['bits_per_byte']:.3f} after"
     if rows_before is rows_after:
         bits = f"{before['loss']:.3f} nats per token before, {after['loss']:.3f} after ({bits})"
-    out.note(f"loss on the calibration text ({before['tokens']:,} tokens): {bits}")
+    out.note(f"loss on the calibration text ({after['tokens']:,} tokens): {bits}")
     if before["loss"] < math.log(source.config.vocab_size) and chance <= after["loss"]:
         out.warn(
             f"the new model is no better than chance on the calibration text ({after['loss']:.3f} nats per token, chance "

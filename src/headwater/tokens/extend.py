@@ -113,7 +113,8 @@ def byte_level_bpe(tokenizer: tokenizers.Tokenizer, place: str) -> dict[str, Any
 
 def merge_pairs(values: dict[str, Any]) -> list[tuple[str, str]]:
     """The merges of a tokenizer.json, which writes each as one text or as two."""
-    return [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in values["model"]["merges"]]
+    parts = (merge.split(" ") if isinstance(merge, str) else merge for merge in values["model"]["merges"])
+    return [(left, right) for left, right in parts]
 
 
 def _added(values: dict[str, Any]) -> set[str]:

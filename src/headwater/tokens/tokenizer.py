@@ -91,7 +91,7 @@ def tokenizer(settings: Tokenizer, inputs: Inputs, out: Workspace) -> Counts:
     codec = Codec(folder)
     if isinstance(settings, TrainBpe):
         codec.check_round_trip(tricky_texts(), str(folder))
-    facts = _facts(codec, base, documents, out) | changes
+    facts: Counts = {**_facts(codec, base, documents, out), **changes}
     if base is not None:
         _check_same_text(codec, base, settings.use)
         _tell_fertility(facts["sources"], out)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from headwater.core.config import Config
 from headwater.core.units import Count, Seconds, Tokens
+from headwater.model.config import Trained
 from headwater.tokens.mixture import Mixture
 from headwater.training.schedule import Schedule, WarmupStableDecay
 
@@ -63,6 +66,24 @@ Optimizer = Annotated[AdamW | Muon, Field(discriminator="use")]
 """How gradients change weights."""
 
 
+class Distill(Config):
+    """Learn from a trained model too: what a shrunk model comes from teaches it. Source: Hinton et al. 2015 (arXiv:1503.02531)."""
+
+    source: Trained
+    """The teacher: a model with the same vocabulary. Each step takes its forward pass as well."""
+    weight: float = Field(default=0.5, gt=0, le=1)
+    """Its share of the loss; the rest is that of the tokens that came. Source: equal shares, our choice; Minitron
+    (arXiv:2407.14679, section 4) heals shrunk models with the teacher alone."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Probabilities are compared at this temperature: above 1 unlikely tokens count more."""
+
+    @model_validator(mode="after")
+    def _same_tokens(self) -> Self:
+        if self.source.vocabulary is not None:
+            raise ValueError("a teacher is taken as it is; leave vocabulary out")
+        return self
+
+
 class Train(Config):
     """How the weights are trained. Set exactly one of `steps`, `total_tokens` and `budget`."""
 
@@ -90,6 +111,8 @@ class Train(Config):
     """Number format of the arithmetic; weights and optimizer stay fp32. `auto` measures both and takes the faster."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Translate the model to machine code first. `auto` goes on without it, with a warning, where that fails."""
+    distill: Distill | None = None
+    """A trained model to learn from, beside the text."""
     mixture: Mixture = Mixture()
     """What share of the training tokens comes from each source."""
     seed: int = 0
@@ -135,6 +158,14 @@ class Train(Config):
                 f"not {self.schedule.decay_share:g}"
             )
         return self
+
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, Any] | None:
+        """The content of the teacher's files, where there is one.
+
+        Raises:
+            InputError: they are missing.
+        """
+        return {"teacher": self.distill.source.fingerprint(hash_file)} if self.distill else None
 
     @property
     def batch_sequences(self) -> int:

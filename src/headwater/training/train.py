@@ -33,6 +33,7 @@ from headwater.tokens.mixture import SourcePlan
 from headwater.tokens.shards import TokenFolder
 from headwater.training import parallel
 from headwater.training.config import INITIAL_LOSS_TOLERANCE, Train
+from headwater.training.distill import Teacher
 from headwater.training.optimizer import Optimizers
 from headwater.training.schedule import WarmupStableDecay
 from headwater.training.validation import Validation
@@ -82,6 +83,7 @@ class Run:
             "proven_step": -1,  # the newest weights that gave a finite loss and gradient: those after so many steps
             "initial_loss": None,
             "last_loss": None,
+            "last_divergence": None,  # of the model's probabilities from the teacher's, where there is one
             "nonfinite": 0,
             "precision": None,
             "compiled": None,
@@ -95,6 +97,11 @@ class Run:
             inputs["tokens"], settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed
         )
         _check_fit(settings, self.model, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
+        self.teacher = (
+            Teacher(settings.distill, self.model, settings.sequence_length, self.arithmetic, out)
+            if settings.distill
+            else None
+        )
         self.most_steps, self.scarcest = _most_steps(self.batches)
         self._introduce()
         self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype)
@@ -117,6 +124,12 @@ class Run:
     def steps_done(self) -> int:
         """Updates so far."""
         return self.state["steps_done"]
+
+    @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations to train on one token; with a teacher, its forward pass too."""
+        student = self.model.config.flops_per_token(self.settings.sequence_length)
+        return student + (self.teacher.flops_per_token if self.teacher else 0)
 
     @property
     def finished(self) -> bool:
@@ -162,7 +175,7 @@ class Run:
         self.tensorboard.close()
         self.save(self.out.folder / "checkpoint")
         seconds, tokens = self.state["seconds_training"], self.steps_done * self.settings.batch_tokens
-        flops = self.model.config.flops_per_token(self.settings.sequence_length)
+        flops = self.flops_per_token
         return {
             "initial_loss": self.state["initial_loss"],
             "expected_initial_loss": self.start.notes.get("expected_initial_loss"),
@@ -174,7 +187,11 @@ class Run:
             "mfu": flops * tokens / seconds / self.arithmetic.peak_flops_per_second,
             "peak_flops_per_second": self.arithmetic.peak_flops_per_second,
             "flops_per_token": flops,
-            "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length",
+            "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length"
+            + (", and a third of it for the teacher" if self.teacher else ""),
+            "distilled": None
+            if self.teacher is None
+            else {"parameters": self.teacher.model.config.parameters(), "divergence": self.state["last_divergence"]},
             "precision": self.arithmetic.precision,
             "device": self.arithmetic.device,
             "compiled": self.state["compiled"],
@@ -239,11 +256,19 @@ class Run:
     def _gradient(self, batch: Batch) -> tuple[float, float]:
         """Forward and backward over the micro-batches of a batch: mean loss, and norm of the gradient."""
         loss = torch.zeros((), device=self.arithmetic.device)
+        divergence = torch.zeros_like(loss)
         for tokens, targets, documents in self._micro_batches(batch):
             share = len(tokens) / self.settings.batch_sequences
-            part = self.model.loss(tokens, targets, documents) * share
-            part.backward()
-            loss += part.detach()
+            if self.teacher is None:
+                part = self.model.loss(tokens, targets, documents) * share
+                part.backward()
+                loss += part.detach()
+                continue
+            losses = self.teacher.losses(self.model, tokens, targets, documents)
+            (losses.objective * share).backward()
+            loss += losses.token * share
+            divergence += losses.teacher * share
+        self.state["last_divergence"] = None if self.teacher is None else float(divergence)
         most = self.settings.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most)
         return float(loss), float(norm)
@@ -317,15 +342,16 @@ class Run:
         steps, seconds = now[0] - self._logged[0], now[1] - self._logged[1]
         speed = steps * self.settings.batch_tokens / max(seconds, 1e-9)
         self._logged = now
-        flops = self.model.config.flops_per_token(self.settings.sequence_length)
         values = {
             "loss": loss,
             "learning_rate": self.optimizers.learning_rate,
             "grad_norm": norm,
             "tokens_per_second": speed,
-            "mfu": speed * flops / self.arithmetic.peak_flops_per_second,
+            "mfu": speed * self.flops_per_token / self.arithmetic.peak_flops_per_second,
             "seconds": self.state["seconds_training"],
         }
+        if self.teacher is not None:
+            values["teacher_divergence"] = self.state["last_divergence"]
         self.metrics.write({"step": self.steps_done, "tokens": self.steps_done * self.settings.batch_tokens, **values})
         for name, value in values.items():
             self.tensorboard.add_scalar(f"train/{name}", value, self.steps_done)
