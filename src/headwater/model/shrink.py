@@ -13,7 +13,7 @@ from headwater.model.calibration import Rows
 from headwater.model.config import ModelConfig
 from headwater.model.reduction import DropMeasured, Narrow, check_drop
 from headwater.model.transformer import Transformer
-from headwater.model.width import Choice, axes_of, choose
+from headwater.model.width import Choice, choose
 
 
 class Dropped(NamedTuple):
@@ -175,8 +175,6 @@ def narrow(model: Transformer, settings: Narrow, rows: Rows) -> tuple[Transforme
     ]
     hidden = _largest(found.hidden, small.hidden_size)
     weights = choose(model.state_dict(), config, choices, hidden)
-    if small.hidden_size != config.hidden_size:
-        weights = {name: _steady(name, tensor, config, small) for name, tensor in weights.items()}
     made = Transformer(small)
     made.load_state_dict(weights)
     layers = range(config.num_layers)
@@ -194,17 +192,6 @@ def _heads(scores: Tensor, config: ModelConfig, small: ModelConfig) -> tuple[Ten
     kv_heads = _largest(groups.square().sum(1), small.num_kv_heads)
     each, size = small.num_heads // small.num_kv_heads, groups.shape[1]
     return torch.cat([kv * size + _largest(groups[kv], each) for kv in kv_heads.tolist()]), kv_heads
-
-
-def _steady(name: str, tensor: Tensor, config: ModelConfig, small: ModelConfig) -> Tensor:
-    """Norms take the mean over fewer dimensions, of which the small ones went: weights shrink by the same factor at most.
-
-    The dimensions that stay carry most of the length of the vector; were it all, its mean square would rise by D/D' and
-    the norm would make each number smaller by the root of that, which this undoes.
-    """
-    if axes_of(name) == ("hidden",) and name.endswith("norm.weight"):
-        return tensor * (config.hidden_size / small.hidden_size) ** 0.5
-    return tensor
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:
