@@ -53,9 +53,9 @@ class Trim(ExistingTokenizer):
         kept = _kept(values, counts >= self.min_count) | {base.separator}
         made = _trimmed(values, kept)
         gone = tokens - len(made.get_vocab(with_added_tokens=True))
-        out.note(f"{gone:,} of {tokens:,} tokens occur fewer than {self.min_count:,} times and are removed")
+        out.note(f"{gone:,} of {tokens:,} tokens are removed: they, and all that is merged of them, are too seldom")
         if not gone:
-            out.warn(f"tokenizer: every token occurs at least {self.min_count:,} times; nothing was trimmed")
+            out.warn("tokenizer: every token is frequent enough or part of one that is; nothing was trimmed")
         return made, {"trimmed_tokens": gone}
 
 
