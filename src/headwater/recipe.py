@@ -19,12 +19,13 @@ from headwater.documents.dedup import Dedup
 from headwater.documents.read import Read
 from headwater.documents.split import Split
 from headwater.evaluation.config import Evaluate
-from headwater.model.config import Export, RandomWeights
-from headwater.model.start import Initialize
+from headwater.model.config import Export, HuggingFaceWeights, RandomWeights
+from headwater.model.start import GrownWeights, Initialize, ShrunkWeights
 from headwater.report import Report
 from headwater.tokens.encode import Encode
 from headwater.tokens.extend import Extend
 from headwater.tokens.tokenizer import Tokenizer, TrainBpe
+from headwater.tokens.trim import Trim
 from headwater.training.config import Train
 
 
@@ -120,6 +121,12 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         for name in sources:
             if name not in weights:
                 yield ("train", "mixture", "weights"), f"source '{name}' has no weight; give it one (0 leaves it out)"
+    if isinstance(recipe.tokenizer, Extend | Trim):
+        start = recipe.initialize
+        source = start.source if isinstance(start, GrownWeights | ShrunkWeights) else start
+        path = Path(recipe.tokenizer.path).expanduser()
+        if isinstance(source, HuggingFaceWeights) and source.path == path and source.vocabulary is None:
+            yield ("initialize",), "the model has no rows for the changed tokenizer; set vocabulary: {use: means}"
     if isinstance(recipe.initialize, RandomWeights):
         context = recipe.initialize.model.context_length
         for path, asked in (
