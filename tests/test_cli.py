@@ -88,6 +88,14 @@ def test_list_and_doctor(tmp_path: Path) -> None:
         done = headwater("list", what, "--json", folder=tmp_path)
         assert done.returncode == 0, done.stderr
         assert isinstance(json.loads(done.stdout), list)
+    done = headwater("list", "models", "--json", folder=tmp_path)
+    solar = next(facts for facts in json.loads(done.stdout) if facts["model"] == "solar-10.7b")
+    assert solar["parameters"] == 10_731_524_096
+    assert solar["training_bytes"]["fp32 none"] == 16 * solar["parameters"]
+    assert solar["serving_bytes"]["bf16"] == 2 * solar["parameters"]
+    done = headwater("list", "models", folder=tmp_path)
+    assert "10,731,524,096" in done.stdout
+    assert max(len(line.rstrip()) for line in done.stdout.splitlines()) <= 100
     done = headwater("doctor", "--json", folder=tmp_path)
     assert done.returncode == 0
     assert {"Python", "torch", "disk"} <= {finding["what"] for finding in json.loads(done.stdout)}

@@ -41,7 +41,7 @@ def test_a_recipe_that_fits_is_loaded(tmp_path: Path) -> None:
             "{context_length: 128, prompts",
             "{context_length: 129, prompts",
             "7: evaluate.context_length",
-            "129 tokens are more than initialize.model.context_length 128",
+            "129 tokens are more than the model's context_length 128",
         ),
     ],
 )

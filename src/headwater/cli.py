@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -60,10 +60,12 @@ def new(
 def check(recipe: Recipe, /, *overrides: Overrides) -> None:
     """Check a recipe: every problem at once, each with its place. Nothing runs."""
     from headwater.flow import stages_of
-    from headwater.recipe import load
+    from headwater.recipe import load, model_of
 
     loaded = load(recipe, *overrides)
     print(f"{recipe}: ok, {len(stages_of(loaded))} stages: {', '.join(stage.name for stage in stages_of(loaded))}")
+    for line in model_of(loaded):
+        print(line)
 
 
 @app.command
@@ -110,7 +112,13 @@ def plan(
         return
     if as_json:
         mixture = planned.delivery.rows() if planned.delivery else []
-        print_json({"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture})
+        derived = [number._asdict() for number in planned.derived]
+        model = planned.model and {
+            **planned.model.model_dump(),
+            "parameters": planned.model.parameters(),
+            "derived": derived,
+        }
+        print_json({"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture, "model": model})
         return
     print(planned)
 
@@ -151,6 +159,64 @@ def export(
     from headwater.recipe import load
 
     print(flow.export_to(load(recipe, *overrides), to, step))
+
+
+@app.command
+def generate(
+    place: Annotated[
+        str, Parameter(help="Name of a recipe that has run, folder of a run, checkpoint, or Hugging Face folder.")
+    ],
+    prompt: Annotated[tuple[str, ...], Parameter(help="Texts to continue.")] = (),
+    /,
+    *,
+    prompts: Annotated[
+        Path | None, Parameter(help="File with more texts to continue, one per line; - reads them.")
+    ] = None,
+    max_new_tokens: Annotated[int, Parameter(help="The most tokens to write.")] = 120,
+    temperature: Annotated[float, Parameter(help="How freely to draw; 0 always takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, Parameter(help="Draw among so many of the likeliest tokens; 0 means all.")] = 50,
+    top_p: Annotated[float, Parameter(help="Draw among the likeliest that together have this probability.")] = 1.0,
+    min_p: Annotated[float, Parameter(help="Draw only what is at least this share as likely as the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, Parameter(help="Above 1: say less often again what was said.")] = 1.0,
+    stop: Annotated[tuple[str, ...], Parameter(help="Text that ends the writing; may be given several times.")] = (),
+    seed: Annotated[int, Parameter(help="Another seed, another text.")] = 0,
+    count: Annotated[int, Parameter(help="Texts to write after each prompt.")] = 1,
+    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step; 0 is before training.")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Let a model continue texts. Each begins a document; the text comes out as it is written."""
+    from headwater.core.stage import door
+
+    texts = [*prompt, *(door("headwater.evaluation.prompting:read_prompts")(prompts) if prompts else [])]
+    sampling = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k or None,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": stop,
+        "seed": seed,
+    }
+    written = door("headwater.evaluation.prompting:prompting")(
+        place,
+        texts,
+        sampling,
+        hardware.Machine(device=device),
+        count=count,
+        step=step,
+        tokenizer=tokenizer,
+        dtype=precision,
+    )
+    if as_json:
+        print_json([vars(text) for text in written.all()])
+        return
+    for piece in written.pieces():
+        print(piece, end="", flush=True)
+    log.logger.info("%s", written.summary())
 
 
 @app.command
@@ -236,13 +302,16 @@ def forget(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, Parameter(help="recipes, stages, sources, steps, presets or runs.")] = "recipes",
+    what: Annotated[str, Parameter(help="recipes, stages, sources, steps, presets, models or runs.")] = "recipes",
     *,
     as_json: Json = False,
 ) -> None:
-    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, runs in this folder."""
+    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, models, runs in this folder."""
     from headwater import listing
 
+    if what == "models" and as_json:
+        print_json(listing.model_facts())
+        return
     header, rows = listing.table_of(what)
     if as_json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
@@ -251,6 +320,8 @@ def list_(
     for row in rows:
         table.add_row(*row)
     print_table(table)
+    if what == "models":
+        print(f"\n{listing.MODELS_NOTE}")
 
 
 @app.command

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.advice.delivery import Delivery, delivery
-from headwater.advice.estimate import Estimate, estimate
+from headwater.advice.estimate import Estimate, derived_model, estimate
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
 from headwater.core.hardware import free_disk_bytes, share_processor
@@ -23,6 +23,8 @@ from headwater.core.stage import Stage, Step, Store, door, perform, stage_named
 from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
 from headwater.core.units import format_bytes, format_seconds
 from headwater.model.config import Export
+from headwater.model.dial import Derivation
+from headwater.model.shape import ModelConfig
 from headwater.recipe import Recipe
 from headwater.report import Report
 
@@ -64,6 +66,10 @@ class Plan:
     store: Path
     delivery: Delivery | None = None
     """What training will take from each source, if there is training to do."""
+    model: ModelConfig | None = None
+    """The model that will be made, if it is a new one."""
+    derived: tuple[Derivation, ...] = ()
+    """What of its shape follows from the dial."""
 
     @property
     def waiting(self) -> tuple[Step, ...]:
@@ -102,7 +108,10 @@ class Plan:
             for row in table
         ]
         mixture = [str(self.delivery), ""] if self.delivery else []
-        return "\n".join([*lines, "", *mixture, self.summary()])
+        model = (
+            [f"model: {self.model.describe()}", *(f"  {number}" for number in self.derived), ""] if self.model else []
+        )
+        return "\n".join([*lines, "", *mixture, *model, self.summary()])
 
     def summary(self) -> str:
         """The plan in a sentence."""
@@ -200,7 +209,8 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     if folder.is_dir():
         hashes.save()
     planned = list(steps.values())
-    return Plan(recipe, tuple(planned), tuple(estimate(planned, folder)), folder, delivery(planned, folder))
+    costs = tuple(estimate(planned, folder))
+    return Plan(recipe, tuple(planned), costs, folder, delivery(planned, folder), *derived_model(planned))
 
 
 def run(recipe: Recipe, until: str | None = None) -> Results:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 from ruamel.yaml import YAML
@@ -19,11 +19,20 @@ from headwater.core import config, hardware
 from headwater.core.config import nearest
 from headwater.core.errors import HeadwaterError, InputError
 from headwater.core.store import read_json
-from headwater.core.units import format_bytes
+from headwater.core.units import format_bytes, format_count
 from headwater.documents.clean import Clean
 from headwater.documents.cleaning import presets
 from headwater.documents.read import Read
 from headwater.flow import FLOW, REPORT
+from headwater.model.memory import (
+    ServingPrecision,
+    Sharding,
+    TrainingPrecision,
+    cache_bytes,
+    serving_bytes,
+    training_memory,
+)
+from headwater.model.presets import PRESETS
 from headwater.recipe import Recipe, shipped
 
 Rows = list[tuple[str, ...]]
@@ -36,7 +45,7 @@ def table_of(what: str) -> tuple[tuple[str, ...], Rows]:
         InputError: there is no such list.
     """
     tables = {"recipes": _recipes, "stages": _stages, "sources": _sources, "steps": _steps, "presets": _presets}
-    tables["runs"] = _runs
+    tables |= {"models": _models, "runs": _runs}
     if what not in tables:
         raise InputError(f"no such list '{what}'{nearest(what, tables)}", hint=f"one of: {', '.join(tables)}")
     return tables[what]()
@@ -66,6 +75,62 @@ def _presets() -> tuple[tuple[str, ...], Rows]:
         preset = presets.read(name)
         rows.append((name, preset["about"], ", ".join(step["use"] for step in preset["steps"])))
     return ("preset", "about", "steps"), rows
+
+
+MODELS_NOTE = """\
+shape: layers x hidden_size; tokens: of context; FLOPs: to train on one token at the full context;
+sizes are in KiB, MiB, GiB and TiB.
+train: weights, gradients and AdamW in fp32, on one device, and on each of 8 with all of it
+sharded (FSDP); activations come on top. serve: weights in bf16, and in 4 bits; cache: keys and
+values of one full context in bf16. More formats and shardings: headwater list models --json.
+To use one:
+initialize: {use: random, model: {preset: llama-14m, num_layers: 8}}"""
+
+
+def _models() -> tuple[tuple[str, ...], Rows]:
+    rows: Rows = []
+    for facts in model_facts():
+        train, serve = facts["training_bytes"], facts["serving_bytes"]
+        sizes = [train["fp32 none"], train["fp32 weights / 8"], serve["bf16"], serve["int4"], facts["cache_bytes"]]
+        rows.append(
+            (
+                facts["model"],
+                f"{facts['parameters']:,}",
+                f"{facts['num_layers']}x{facts['hidden_size']}",
+                str(facts["context_length"]),
+                format_count(facts["flops_per_token"]),
+                *(format_bytes(size).removesuffix("iB") for size in sizes),
+            )
+        )
+    header = ("model", ">parameters", ">shape", ">tokens", ">FLOPs", ">train", ">of 8", ">serve", ">4 bit", ">cache")
+    return header, rows
+
+
+def model_facts() -> list[dict[str, Any]]:
+    """Every model with a name: shape, parameters, FLOPs, and memory by number format and sharding [bytes]."""
+    facts = []
+    for name, preset in PRESETS.items():
+        config = preset.config()
+        training = {
+            f"{precision} {sharding}{'' if sharding == 'none' else ' / 8'}": round(
+                training_memory(config, precision, sharding=sharding, devices=8).total
+            )
+            for precision in get_args(TrainingPrecision)
+            for sharding in get_args(Sharding)
+        }
+        facts.append(
+            {
+                "model": name,
+                "family": config.family,
+                "parameters": config.parameters(),
+                "flops_per_token": config.flops_per_token(config.context_length),
+                "training_bytes": training,
+                "serving_bytes": {kind: round(serving_bytes(config, kind)) for kind in get_args(ServingPrecision)},
+                "cache_bytes": cache_bytes(config, config.context_length),
+                **config.model_dump(mode="json"),
+            }
+        )
+    return facts
 
 
 def _choices(kind: type[config.Config], field: str) -> Rows:

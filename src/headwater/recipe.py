@@ -11,7 +11,7 @@ from pydantic import Field
 
 from headwater.core import config
 from headwater.core.config import Config, KeyPath, nearest
-from headwater.core.errors import InputError
+from headwater.core.errors import InputError, MismatchError
 from headwater.core.hardware import Machine
 from headwater.documents.clean import Clean
 from headwater.documents.decontaminate import Decontaminate
@@ -76,6 +76,17 @@ def load(recipe: str | Path, *overrides: str) -> Recipe:
     return config.load(Recipe, path, overrides if named else (f"name={_name_from(path)}", *overrides), check=_misfits)
 
 
+def model_of(recipe: Recipe) -> Iterator[str]:
+    """What the recipe's new model will be, line by line, and how its numbers follow from the dial.
+
+    Nothing where weights come from elsewhere, or where the vocabulary is that of a tokenizer not yet looked at.
+    """
+    if isinstance(recipe.initialize, RandomWeights) and isinstance(recipe.tokenizer, TrainBpe):
+        config, derived = recipe.initialize.derive(recipe.tokenizer.vocab_size)
+        yield f"model: {config.describe()}"
+        yield from (f"  {number}" for number in derived)
+
+
 def shipped() -> dict[str, Path]:
     """The recipes that come with Headwater, by name."""
     folder = Path(str(importlib.resources.files("headwater") / "recipes"))
@@ -128,13 +139,18 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         if isinstance(source, HuggingFaceWeights) and source.path == path and source.vocabulary is None:
             yield ("initialize",), "the model has no rows for the changed tokenizer; set vocabulary: {use: means}"
     if isinstance(recipe.initialize, RandomWeights):
-        context = recipe.initialize.model.context_length
+        context = recipe.initialize.context_length
         for path, asked in (
             (("train", "sequence_length"), recipe.train and recipe.train.sequence_length),
             (("evaluate", "context_length"), recipe.evaluate and recipe.evaluate.context_length),
         ):
             if asked and asked > context:
-                yield path, f"{asked} tokens are more than initialize.model.context_length {context}"
+                yield path, f"{asked} tokens are more than the model's context_length {context}"
+        if isinstance(recipe.tokenizer, TrainBpe):
+            try:
+                recipe.initialize.derive(recipe.tokenizer.vocab_size)
+            except MismatchError as error:
+                yield ("initialize", "dial"), error.problem
 
 
 def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:

@@ -32,16 +32,20 @@ def make_model(seed: int = 0, **changes: object) -> Transformer:
     }
     model = Transformer(ModelConfig(**(shape | changes)))
     random = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=random)
-        parameter.data = noise * 0.3 if parameter.ndim > 1 else 1 + noise * 0.1
+        norm = parameter.ndim == 1 and name.endswith("weight")
+        parameter.data = 1 + noise * 0.1 if norm else noise * (1.0 if name.startswith("positions") else 0.3)
     return model.eval()
 
 
-@pytest.fixture
-def model() -> Transformer:
+GPT2 = {"positions": "learned", "norm": "layer", "ffn": "gelu", "bias": True, "num_kv_heads": 4}
+
+
+@pytest.fixture(params=[{}, GPT2], ids=["llama", "gpt2"])
+def model(request: pytest.FixtureRequest) -> Transformer:
     """A random model."""
-    return make_model()
+    return make_model(**request.param)
 
 
 SHAPE = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "context_length": 64, "vocab_size": 400}

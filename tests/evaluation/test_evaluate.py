@@ -15,7 +15,7 @@ from headwater.core.errors import InputError, MismatchError
 from headwater.core.stage import Workspace
 from headwater.core.store import read_json, write_json
 from headwater.documents.document import read_batches
-from headwater.evaluation.config import Evaluate
+from headwater.evaluation.config import Evaluate, Sampling
 from headwater.evaluation.evaluate import evaluate
 from headwater.evaluation.generate import generate
 from headwater.model.checkpoint import load_model, save
@@ -144,9 +144,12 @@ def test_of_a_prompt_longer_than_the_context_the_end_is_seen(finished: Folders, 
     codec = Codec(finished["tokenizer"] / "tokenizer")
     (ids,) = codec.encode([prompts[0]])
     model, _ = load_model(finished["checkpoint"] / "checkpoint")
-    written = list(
-        generate(model, ids[-40:].tolist(), max_new_tokens=24, temperature=0, stop=codec.separator_id, vocab_size=400)
-    )
+    settings = Sampling(max_new_tokens=24, temperature=0)
+    # both prompts together: the same sums in the same order
+    (others,) = codec.encode([prompts[1]])
+    shown = [ids[-40:].tolist(), others[-40:].tolist()]
+    drawn = generate(model, shown, settings, stop=codec.separator_id, vocab_size=400)
+    written = [tokens[0] for tokens in drawn if tokens[0] is not None]
     assert one["trained"] == codec.decode([*ids, *written])[len(prompts[0]) :]
 
 

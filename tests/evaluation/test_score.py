@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.core.errors import InputError
+from headwater.evaluation.config import Sampling
 from headwater.evaluation.generate import generate
 from headwater.evaluation.score import BATCH_TOKENS, batches, bits_per_byte, document_losses, total, windows
 
@@ -115,4 +116,4 @@ def test_predictions_that_are_not_numbers_are_an_error(model):
     with pytest.raises(InputError, match="predictions are not finite"):
         document_losses(model, documents([20]))
     with pytest.raises(InputError, match="predictions are not finite"):
-        next(generate(model, [1, 2], max_new_tokens=3))
+        next(generate(model, [[1, 2]], Sampling(max_new_tokens=3)))

@@ -20,8 +20,6 @@ from headwater.model.reduction import DropMiddle
 from headwater.model.start import GrownWeights
 from headwater.model.transformer import Transformer
 
-from .conftest import write_documents
-
 TOKENS = torch.randint(0, 300, (60,), generator=torch.Generator().manual_seed(0))
 
 
@@ -57,6 +55,30 @@ def test_every_map_gives_a_sound_model(make_model, settings, sources, tied):
             silent = layer.silent and name in ("attention.out.weight", "ffn.down.weight")
             assert torch.equal(parameter, torch.zeros_like(given) if silent else given)
             assert parameter.data_ptr() != given.data_ptr(), "a copy, not the same memory"
+
+
+GPT2 = {"positions": "learned", "norm": "layer", "ffn": "gelu", "bias": True}
+
+
+@pytest.mark.parametrize("shape", [GPT2, {"ffn": "relu2"}, {"bias": True}], ids=["gpt2", "arcee", "biases"])
+def test_every_family_grows(make_model, shape):
+    source = make_model(num_layers=4, **shape)
+    assert prove(grown(source, use="depth_upscale", overlap_cut=1)[0], TOKENS)["cache_apart"] < 1e-5
+    silent, _ = grown(source, use="identity_blocks", every=2)
+    assert prove_same(silent, source, TOKENS, 0.0)["logits_apart"] == 0.0
+    wide = widen(source, Widen(use="widen", ffn_size=130))
+    prove(wide, TOKENS)
+    assert prove_same(wide, source, TOKENS, 2e-5)
+
+
+def test_where_a_family_cannot_be_wider_is_said(make_model):
+    source = make_model(**GPT2)
+    with pytest.raises(
+        MismatchError, match=r"initialize\.growth: GPT-2 has as many kv heads as heads, and num_heads x"
+    ):
+        widen(source, Widen(use="widen", num_heads=8))
+    with pytest.raises(MismatchError, match=r"growth\.hidden_size: this model's norms subtract the mean"):
+        widen(source, Widen(use="widen", hidden_size=96, num_heads=8))
 
 
 def test_the_last_norm_is_copied(make_model):
@@ -277,12 +299,6 @@ def test_what_reads_back_as_another_model_is_noticed(make_model, tmp_path):
         model.norm.weight[3] = model.norm.weight[3].nextafter(torch.tensor(9.0))
     with pytest.raises(MismatchError, match=r"tensor norm\.weight reads back as other numbers"):
         prove_written(tmp_path / "written", model)
-
-
-@pytest.fixture
-def inputs(tokenizer, tmp_path):
-    write_documents(tmp_path / "split")
-    return {"tokenizer": tokenizer, "documents": tmp_path / "split"}
 
 
 def grown_weights(folder, **growth: object) -> GrownWeights:

@@ -8,10 +8,11 @@ import torch
 from headwater.core.errors import InputError, MismatchError
 from headwater.core.store import hash_file
 from headwater.model import checkpoint, hf
-from headwater.model.config import CheckpointWeights, HuggingFaceWeights, ModelShape, RandomWeights
+from headwater.model.config import CheckpointWeights, HuggingFaceWeights, RandomWeights
 from headwater.model.initialize import initialize, random_model
+from headwater.model.presets import NewModel
 
-SHAPE = ModelShape(hidden_size=64, num_layers=2, num_heads=4, context_length=128)
+SHAPE = NewModel(hidden_size=64, num_layers=2, num_heads=4, context_length=128)
 
 
 def test_random_weights_fit_the_tokenizer(tokenizer, out):
@@ -23,6 +24,30 @@ def test_random_weights_fit_the_tokenizer(tokenizer, out):
     assert counts["expected_initial_loss"] == pytest.approx(math.log(300) + 64 * 0.02**2 / 2, abs=0.02)
     assert counts["weights"]["attention.qkv.weight"]["std"] == pytest.approx(0.02, rel=0.05)
     assert counts["weights"]["ffn.down.weight"]["std"] == pytest.approx(0.02 / math.sqrt(4), rel=0.05)
+
+
+def test_what_follows_from_the_dial_is_told_and_recorded(tokenizer, out, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(out, "note", told.append)
+    dial = {"parameters": "200k", "num_layers": 3, "context_length": 128}
+    settings = RandomWeights.model_validate({"use": "random", "dial": dial, "vocabulary_multiple": 64})
+    counts = initialize(settings, {"tokenizer": tokenizer}, out)
+    model, info = checkpoint.load_model(out.folder / "checkpoint")
+    assert (info.config.vocab_size, info.config.padding_rows, info.config.hidden_size) == (320, 20, 64)
+    assert not model.embedding.weight[300:].any()
+    numbers = {number["setting"]: number for number in counts["derived"]}
+    assert numbers["parameters"]["value"] == counts["parameters"] == sum(p.numel() for p in model.parameters())
+    assert "hidden_size 64: the whole heads with which 3 layers come nearest to 200,000" in told[0]
+    assert counts["expected_initial_loss"] == pytest.approx(math.log(300) + 64 * 0.02**2 / 2, abs=0.02)
+
+
+def test_a_gpt2_begins_with_biases_of_nothing(tokenizer, out):
+    model = {"preset": "gpt2-124m", "hidden_size": 64, "num_layers": 2, "num_heads": 4, "context_length": 128}
+    settings = RandomWeights.model_validate({"use": "random", "model": model})
+    counts = initialize(settings, {"tokenizer": tokenizer}, out)
+    assert set(counts["weights"]["attention.qkv.bias"].values()) == {0.0}
+    assert counts["weights"]["positions.weight"]["std"] == pytest.approx(0.02, rel=0.05)
+    assert counts["weights"]["ffn.up.weight"]["std"] == pytest.approx(0.02, rel=0.05)
 
 
 def test_the_seed_decides(tokenizer):
@@ -78,4 +103,4 @@ def test_a_missing_folder_is_named(tmp_path, kind):
 
 
 def _config():
-    return checkpoint.ModelConfig(vocab_size=300, **SHAPE.model_dump())
+    return checkpoint.ModelConfig(vocab_size=300, **SHAPE.model_dump(exclude={"preset"}))

@@ -11,6 +11,8 @@ SHAPES = [
     {"num_kv_heads": 2, "head_size": 10},
     {"qk_norm": True, "tie_embeddings": False},
     {"num_kv_heads": 1, "qk_norm": True},
+    {"ffn": "relu2", "bias": True, "num_kv_heads": 2},
+    {"positions": "learned", "norm": "layer", "ffn": "gelu", "bias": True},
 ]
 
 
@@ -59,6 +61,47 @@ def test_later_tokens_change_nothing_before_them(make_model):
     before, after = model(row), model(changed)
     assert torch.equal(before[:, :100], after[:, :100])
     assert not torch.equal(before[:, 100:], after[:, 100:])
+
+
+def test_learned_positions_begin_again_with_each_document(make_model):
+    model, row = make_model(positions="learned", norm="layer", ffn="gelu", bias=True, context_length=64), tokens(1, 60)
+    documents = torch.repeat_interleave(torch.arange(3, dtype=torch.int32), torch.tensor([10, 20, 30]))[None]
+    before = model(row, documents)
+    with torch.no_grad():
+        model.positions.weight[30:] = 100.0  # beyond the longest document
+    assert torch.equal(model(row, documents), before)
+    with torch.no_grad():
+        model.positions.weight[29] += 1.0  # the last place of the longest
+    changed = (model(row, documents) != before).any(dim=-1)[0]
+    assert changed.nonzero().flatten().tolist() == [59]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_padding_rows_are_no_part_of_anything(make_model, shape):
+    """Loss, gradients and logits are those of the model without the rows, whatever stands in them."""
+    padded = make_model(**shape, vocab_size=320, padding_rows=20)
+    with torch.no_grad():
+        for matrix in {padded.embedding.weight, padded.head_weight}:
+            matrix[300:] = 50.0
+    plain = make_model(**shape)
+    weights = padded.state_dict()
+    plain.load_state_dict(
+        {name: t[:300] if name in ("embedding.weight", "head.weight") else t for name, t in weights.items()}
+    )
+    rows = tokens(2, 65)
+    inputs, targets = rows[:, :-1], rows[:, 1:]
+    assert torch.equal(padded(inputs), plain(inputs))
+    assert torch.equal(padded.token_losses(inputs, targets), plain.token_losses(inputs, targets))
+    losses = [model.loss(inputs, targets) for model in (padded, plain)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-6)
+    for loss in losses:
+        loss.backward()
+    for matrix in {padded.embedding.weight, padded.head_weight}:
+        assert not matrix.grad[300:].any()
+    expected = dict(plain.named_parameters())
+    for name, parameter in padded.named_parameters():
+        rows_of = slice(0, 300) if name in ("embedding.weight", "head.weight") else slice(None)
+        assert torch.allclose(parameter.grad[rows_of], expected[name].grad, atol=1e-6), name
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -18,8 +18,6 @@ from headwater.model.initialize import initialize
 from headwater.model.rows import with_rows
 from headwater.model.vocabulary import Vocabulary, byte_signs, spell
 
-from .conftest import write_documents
-
 END = "<|endoftext|>"
 
 
@@ -168,12 +166,6 @@ def test_a_model_without_rows_for_its_tokenizer_is_refused(make_model, tmp_path)
     new = byte_level(tmp_path / "new", ENGLISH, 280)
     with pytest.raises(MismatchError, match=r"token 2\d\d of the source's tokenizer has no row in a model with 270"):
         with_rows(make_model(vocab_size=270), spelled(old, new), "first")
-
-
-@pytest.fixture
-def inputs(tmp_path, tokenizer):
-    write_documents(tmp_path / "split")
-    return {"tokenizer": tokenizer, "documents": tmp_path / "split"}
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -30,8 +30,19 @@ SHAPES = {
     "llama": {},
     "llama, grouped queries, untied": {"num_kv_heads": 2, "tie_embeddings": False, "norm_epsilon": 1e-5},
     "llama, head size of its own": {"num_kv_heads": 1, "head_size": 10, "rope_theta": 500_000.0},
+    "llama, biases": {"bias": True, "num_kv_heads": 2},
     "qwen3": {"qk_norm": True},
     "qwen3, grouped queries, untied": {"qk_norm": True, "num_kv_heads": 2, "head_size": 20, "tie_embeddings": False},
+    "arcee": {"ffn": "relu2"},
+    "arcee, biases, grouped queries, untied": {
+        "ffn": "relu2",
+        "bias": True,
+        "num_kv_heads": 1,
+        "tie_embeddings": False,
+    },
+    "gpt2": {"positions": "learned", "norm": "layer", "ffn": "gelu", "bias": True},
+    "gpt2, untied": {"positions": "learned", "norm": "layer", "ffn": "gelu", "bias": True, "tie_embeddings": False},
+    "padding rows": {"vocab_size": 320, "padding_rows": 63},
 }
 
 
@@ -159,26 +170,76 @@ def test_it_generates_the_same_text_with_and_without_cache(model, tokenizer, tmp
     assert loaded.decode(cached).startswith("Spring water")
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
-def test_a_model_of_transformers_is_the_same_here(kind, tmp_path):
-    shape = {
-        "vocab_size": 257,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 160,
-        "initializer_range": 0.1,
-    }
-    if kind == "llama":
-        theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, rope_theta=50_000.0)).eval()
+THEIRS = {
+    "llama": ("Llama", {"rope_theta": 50_000.0}),
+    "llama, biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),
+    "qwen3, its window off": ("Qwen3", {"head_dim": 16, "sliding_window": 20, "use_sliding_window": False}),
+    "mistral, no window": ("Mistral", {"sliding_window": None}),
+    "mistral, a window beyond its context": ("Mistral", {"sliding_window": 200, "head_dim": 12}),
+    "arcee": ("Arcee", {}),
+    "arcee, biases": ("Arcee", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    "gpt2": ("GPT2", {}),
+    "gpt2, own ffn size, untied": ("GPT2", {"n_inner": 100, "tie_word_embeddings": False}),
+}
+
+
+@pytest.fixture(params=THEIRS.values(), ids=THEIRS.keys())
+def theirs(request: pytest.FixtureRequest):
+    """A model of transformers with random weights, biases and norms included."""
+    kind, changes = request.param
+    if kind == "GPT2":
+        shape = {"vocab_size": 257, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 160}
+        make = transformers.GPT2LMHeadModel
     else:
-        theirs = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**shape, head_dim=16)).eval()
-    theirs.save_pretrained(tmp_path)
+        shape = {
+            "vocab_size": 257,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 160,
+        }
+        make = getattr(transformers, f"{kind}ForCausalLM")
+    model = make(getattr(transformers, f"{kind}Config")(**shape, initializer_range=0.1, **changes)).eval()
+    generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        expected, found = theirs(input_ids=rows(257)).logits, hf.read_folder(tmp_path)(rows(257))
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+def test_a_model_of_transformers_is_the_same_here_and_back_again(theirs, tokenizer, tmp_path):
+    theirs.save_pretrained(tmp_path / "given")
+    ours = hf.read_folder(tmp_path / "given", warn=pytest.fail)
+    with torch.no_grad():
+        expected, found = theirs(input_ids=rows(257)).logits, ours(rows(257))
+    assert expected.abs().max() > 1
     assert (expected - found).abs().max() < TOLERANCE
+    hf.write_folder(tmp_path / "back", ours, tokenizer)
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back").eval()
+    name = type(theirs).__name__
+    assert type(back).__name__ == ("LlamaForCausalLM" if name == "MistralForCausalLM" else name)
+    given = theirs.state_dict()
+    assert given.keys() == back.state_dict().keys()
+    for key, tensor in back.state_dict().items():
+        assert torch.equal(tensor, given[key]), key
+
+
+def test_a_window_shorter_than_the_context_shortens_the_context(tmp_path):
+    """Within its window a Mistral is a Llama; beyond it is not, so that much is not claimed."""
+    shape = {"vocab_size": 257, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 160}
+    theirs = transformers.MistralForCausalLM(transformers.MistralConfig(**shape, sliding_window=100)).eval()
+    theirs.save_pretrained(tmp_path)
+    told: list[str] = []
+    ours = hf.read_folder(tmp_path, warn=told.append)
+    assert ours.config.context_length == 100
+    assert "sees 100 tokens back of 160; it is taken with a context of 100" in told[0]
+    with torch.no_grad():
+        assert (theirs(input_ids=rows(257, 100)).logits - ours(rows(257, 100))).abs().max() < TOLERANCE
 
 
 def test_trained_weights_are_the_same_in_transformers(stories, tmp_path):

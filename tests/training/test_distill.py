@@ -126,7 +126,7 @@ def test_a_teacher_counts_in_time_and_identity(world, tmp_path, teacher):
 @pytest.mark.parametrize(
     ("shape", "problem"),
     [
-        ({"vocab_size": 99}, "the teacher has 99 rows for tokens, the model 64"),
+        ({"vocab_size": 99}, "the teacher knows 99 tokens, the model 64"),
         ({"context_length": 16}, "the teacher's context_length 16 is less than sequence_length"),
     ],
 )

@@ -315,7 +315,7 @@ def test_tokens_of_a_larger_vocabulary_are_refused(world, settings, out):
     index = world["tokens"].glob("*/*.parquet")
     for path in index:
         _relabel(path, b"65")
-    with pytest.raises(MismatchError, match="vocabulary of 65, the model has 64 rows"):
+    with pytest.raises(MismatchError, match="vocabulary of 65, the model knows 64 tokens"):
         train(settings(), world, out)
 
 
@@ -408,3 +408,57 @@ def test_a_first_checkpoint_that_was_changed_is_named(world, settings, out):
         file.write(b"\x7f")
     with pytest.raises(StoreError, match=r"weights\.safetensors: was changed"):
         train(settings(), world, out)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_goes_on_from_moments_that_came_with_the_weights(
+    world, settings, out, tmp_path, monkeypatch, optimizer
+):
+    """Nothing is lost on the way: with the moments, the same weights as a run that was never interrupted."""
+    schedule = {"use": "constant", "warmup_steps": 0}
+    plan = settings(optimizer={"use": optimizer}, schedule=schedule, steps=6, checkpoint_every=3)
+    train(plan, world, out)
+    _, tensors = handed_on(world, out.folder / "checkpoints" / "step-000003")
+    again = type(out)(tmp_path / "again", out.machine)
+    run = Run(plan.model_copy(update={"steps": 3}), world, again)
+    taken = run.optimizers.tensors()
+    assert taken.keys() == {key.removeprefix("optimizer/") for key in tensors}
+    assert all(torch.equal(taken[key.removeprefix("optimizer/")], tensor) for key, tensor in tensors.items())
+    batches = run.batches.batch
+    monkeypatch.setattr(run.batches, "batch", lambda step: batches(step + 3))
+    while not run.finished:
+        run.step()
+    run.finish()
+    assert hash_file(again.folder / "checkpoint" / HASHED[0]) == hash_file(out.folder / "checkpoint" / HASHED[0])
+
+
+def test_a_run_with_moments_from_elsewhere_resumes_exactly(world, settings, out, tmp_path, monkeypatch):
+    first = type(out)(tmp_path / "first", out.machine)
+    train(settings(steps=5), world, first)
+    handed_on(world, first.folder / "checkpoint")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7, signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(), world, out)
+    train(settings(), world, out)
+    straight = type(out)(tmp_path / "straight", out.machine)
+    train(settings(), world, straight)
+    assert hashes(out.folder) == hashes(straight.folder)
+
+
+def test_moments_of_another_optimizer_are_refused(world, settings, out, tmp_path):
+    first = type(out)(tmp_path / "first", out.machine)
+    train(settings(steps=2, optimizer={"use": "muon"}), world, first)
+    handed_on(world, first.folder / "checkpoint")
+    with pytest.raises(
+        MismatchError, match=r"has momentum of blocks\.0\..*this optimizer keeps step, exp_avg, exp_avg_sq"
+    ):
+        train(settings(optimizer={"use": "adamw"}), world, out)
+
+
+def handed_on(world, folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """Make the first weights of a run those of a checkpoint, with its moments, as the stage initialize does."""
+    model, _ = checkpoint.load_model(folder)
+    tensors = {key: t for key, t in checkpoint.load_training(folder)[0].items() if key.startswith("optimizer/")}
+    checkpoint.save(world["checkpoint"] / "checkpoint", model, 0, {}, tensors)
+    return world["checkpoint"] / "checkpoint", tensors

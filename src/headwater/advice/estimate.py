@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headwater.core.errors import MismatchError
 from headwater.core.stage import Step
 from headwater.core.store import read_json
-from headwater.model.config import ModelConfig, RandomWeights
+from headwater.model.config import RandomWeights
+from headwater.model.dial import Derivation
+from headwater.model.shape import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,27 @@ def _of_model(step: Step, model: ModelConfig | None, trained: dict[str, Any] | N
 
 def planned_model(steps: Sequence[Step]) -> ModelConfig | None:
     """The model that a recipe will make; None when its weights come from elsewhere."""
-    settings: dict[str, Any] = {step.name: step.settings for step in steps}
-    start = settings.get("initialize")
+    return derived_model(steps)[0]
+
+
+def derived_model(steps: Sequence[Step]) -> tuple[ModelConfig | None, tuple[Derivation, ...]]:
+    """The model that a recipe will make, None when its weights come from elsewhere, and what followed from its dial.
+
+    Until the tokenizer is known, its vocabulary is TYPICAL_VOCABULARY; what does not fit that is not planned.
+    """
+    named = {step.name: step for step in steps}
+    start: Any = named["initialize"].settings if "initialize" in named else None
     if not isinstance(start, RandomWeights):
-        return None
-    vocabulary = getattr(settings.get("tokenizer"), "vocab_size", TYPICAL_VOCABULARY)
-    return ModelConfig(vocab_size=vocabulary, **start.model.model_dump())
+        return None, ()
+    tokenizer = named["tokenizer"]
+    if tokenizer.finished:
+        tokens = tokenizer.manifest()["counts"].get("vocab_size", TYPICAL_VOCABULARY)
+    else:
+        tokens = getattr(tokenizer.settings, "vocab_size", TYPICAL_VOCABULARY)
+    try:
+        return start.derive(tokens)
+    except MismatchError:
+        return None, ()
 
 
 def newest(store: Path, stage: str) -> dict[str, Any] | None:

@@ -29,6 +29,9 @@ _COUNTS = {
 _BYTES = {"": 1, "b": 1, "byte": 1, "bytes": 1}
 for _power, _letter in enumerate("kmgt", start=1):
     _BYTES |= {_letter: 1000**_power, f"{_letter}b": 1000**_power, f"{_letter}ib": 1024**_power}
+_FLOPS = {"": 1}
+for _power, _letter in enumerate("kmgtpez", start=1):
+    _FLOPS |= {f"{_letter}flop": 1000**_power, f"{_letter}flops": 1000**_power}
 _SECONDS = {
     "": 1.0,
     "s": 1.0,
@@ -73,6 +76,23 @@ def parse_seconds(value: object) -> float:
     if not parts or _NUMBER.sub("", value).strip():
         raise ValueError(f"expected {expected}, got {value!r}")
     return sum(_scaled(f"{number} {unit}", _SECONDS, expected) for number, unit in parts)
+
+
+def parse_flops(value: object) -> float:
+    """Read a number of floating-point operations such as 1e18, "3 EFLOP" or "2 h at 80 GFLOP/s".
+
+    >>> parse_flops("2 h at 80 GFLOP/s"), parse_flops("1.5 EFLOPs")
+    (576000000000000.0, 1.5e+18)
+    """
+    expected = 'FLOPs such as 1e18, "3 EFLOP" or "2 h at 80 GFLOP/s"'
+    if not isinstance(value, str):
+        return _scaled(value, _FLOPS, expected)
+    time, at, rate = value.partition(" at ")
+    if not at:
+        return _scaled(value.strip(), _FLOPS, expected)
+    if not rate.rstrip().endswith("/s"):
+        raise ValueError(f"expected {expected}, got {value!r}")
+    return parse_seconds(time) * _scaled(rate.rstrip().removesuffix("/s"), _FLOPS, expected)
 
 
 def format_count(value: float) -> str:
@@ -138,5 +158,7 @@ Tokens = Annotated[int, *_unit(parse_count, "integer", "2M tokens")]
 """A number of tokens; text such as "2M tokens" is understood."""
 Bytes = Annotated[int, *_unit(parse_bytes, "integer", "1.5 GiB")]
 """A size in bytes; text such as "1.5 GiB" is understood."""
+Flops = Annotated[float, *_unit(parse_flops, "number", "2 h at 80 GFLOP/s")]
+"""A number of floating-point operations; text such as "2 h at 80 GFLOP/s" is understood."""
 Seconds = Annotated[float, *_unit(parse_seconds, "number", "5 min")]
 """A duration in seconds; text such as "5 min" is understood."""

@@ -8,7 +8,28 @@ from headwater.core.config import Config
 from headwater.core.units import Bytes, Tokens
 
 
-class Evaluate(Config):
+class Sampling(Config):
+    """How a model's next token is drawn, and when it stops writing."""
+
+    max_new_tokens: Tokens = Field(default=120, gt=0)
+    """Length of a generation; it ends sooner where the model ends the document or its context is full."""
+    temperature: float = Field(default=0.8, ge=0)
+    """How freely to draw: 1 as the model says, less is safer, 0 always takes the likeliest token."""
+    top_k: int | None = Field(default=50, ge=1)
+    """Draw only among so many of the likeliest tokens; null means all."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw only among the likeliest tokens that together have this probability."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Draw only tokens that are at least this share as likely as the likeliest one."""
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    """Above 1, tokens that the prompt or the text already has become less likely; 1 changes nothing."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a generation; they are not part of it."""
+    seed: int = 0
+    """Which random numbers; prompt number n uses seed + n."""
+
+
+class Evaluate(Sampling):
     """Score the model before and after training on held-out documents, and let both continue the same prompts."""
 
     max_bytes: Bytes = Field(default=100_000, gt=0)
@@ -27,13 +48,3 @@ class Evaluate(Config):
     """For each source, how many prompts to take from the beginnings of its held-out documents."""
     prompt_characters: int = Field(default=100, ge=1)
     """Length of a prompt that is taken from a document; it ends with a whole word."""
-    max_new_tokens: Tokens = Field(default=120, gt=0)
-    """Length of a generation; it ends sooner where the model ends the document or its context is full."""
-    temperature: float = Field(default=0.8, ge=0)
-    """How freely to draw: 1 as the model says, less is safer, 0 always takes the likeliest token."""
-    top_k: int | None = Field(default=50, ge=1)
-    """Draw only among so many of the likeliest tokens; null means all."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Draw only among the likeliest tokens that together have this probability."""
-    seed: int = 0
-    """Which random numbers; prompt number n uses seed + n."""

@@ -15,13 +15,14 @@ import torch
 import zstandard
 
 from headwater.core.config import nearest
-from headwater.core.errors import InputError, MismatchError
+from headwater.core.errors import MismatchError
 from headwater.core.hardware import Machine, tensor_device
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.store import write_json
 from headwater.evaluation.config import Evaluate
-from headwater.evaluation.generate import generate
+from headwater.evaluation.opening import check_finite
 from headwater.evaluation.score import Score, bits_per_byte, document_losses, total
+from headwater.evaluation.write import write
 from headwater.model.checkpoint import load_model
 from headwater.model.transformer import Transformer
 from headwater.tokens.codec import Codec
@@ -84,7 +85,7 @@ def evaluate(settings: Evaluate, inputs: Inputs, out: Workspace) -> Counts:
     seconds = 0.0
     for name, role in MODELS.items():
         model = _open(inputs[role] / "checkpoint", codec, out.machine)
-        written[name] = [_continue(model, codec, prompt.text, settings, n, out) for n, prompt in enumerate(prompts)]
+        written[name] = _continue(model, codec, [prompt.text for prompt in prompts], settings, out)
         begun = time.perf_counter()
         scores[name] = _scores(model, samples, settings, out, name)
         seconds += time.perf_counter() - begun
@@ -133,13 +134,10 @@ def _open(folder: Path, codec: Codec, machine: Machine) -> Transformer:
         InputError: some of its weights are not finite.
     """
     model, _ = load_model(folder, tensor_device(machine))
-    if model.config.vocab_size < codec.vocab_size:
-        problem = f"the model knows {model.config.vocab_size:,} tokens, the tokenizer has {codec.vocab_size:,}"
+    if model.config.token_types < codec.vocab_size:
+        problem = f"the model knows {model.config.token_types:,} tokens, the tokenizer has {codec.vocab_size:,}"
         raise MismatchError(problem, place=str(folder), hint="initialize the model with this tokenizer")
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            hint = "take an earlier checkpoint, and look for where the training loss stopped being a number"
-            raise InputError(f"holds weights that are not finite numbers (in {name})", place=str(folder), hint=hint)
+    check_finite(model, folder)
     return model.eval()
 
 
@@ -198,36 +196,17 @@ def _prompts(settings: Evaluate, samples: dict[str, Sample], sources: Sequence[s
             yield Prompt(prompt, name, text[len(prompt) : len(prompt) + 4 * settings.max_new_tokens])
 
 
-def _continue(model: Transformer, codec: Codec, prompt: str, settings: Evaluate, number: int, out: Workspace) -> str:
-    """What a model writes after a prompt, without the prompt.
+def _continue(model: Transformer, codec: Codec, prompts: list[str], settings: Evaluate, out: Workspace) -> list[str]:
+    """What a model writes after each prompt, without the prompt."""
 
-    Of a prompt that is longer than the context, the model sees the end: as much as leaves room for what it writes, but
-    at least half a context.
-    """
-    (ids,) = codec.encode([prompt])
-    tokens = [codec.separator_id, *ids.tolist()]
-    context = model.config.context_length
-    if len(tokens) >= context:
-        kept = max(context - settings.max_new_tokens, context // 2)
-        warning = (
-            f"prompt {number + 1} has {len(tokens):,} tokens, too many for a context of {context:,}: "
-            f"the models see its last {kept:,}"
-        )
-        if warning not in out.warnings:  # once, not for each model
+    def warn_once(warning: str) -> None:  # not for each model
+        if warning not in out.warnings:
             out.warn(warning)
-        tokens = tokens[-kept:]
-    written = generate(
-        model,
-        tokens,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        seed=settings.seed + number,
-        stop=codec.separator_id,
-        vocab_size=codec.vocab_size,
-    )
-    return codec.decode([*ids, *written])[len(codec.decode(ids)) :]
+
+    texts = [""] * len(prompts)
+    for number, piece, _ in write(model, codec, prompts, settings, warn_once):
+        texts[number] += piece
+    return texts
 
 
 def _generations(settings: Evaluate, prompts: list[Prompt], written: dict[str, list[str]]) -> list[dict[str, Any]]:
@@ -238,9 +217,7 @@ def _generations(settings: Evaluate, prompts: list[Prompt], written: dict[str, l
             "source": prompt.source,
             "reference": prompt.reference,
             "seed": settings.seed + number,
-            "temperature": settings.temperature,
-            "top_k": settings.top_k,
-            "top_p": settings.top_p,
+            **settings.model_dump(include={"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}),
             **{name: texts[number] for name, texts in written.items()},
         }
         for number, prompt in enumerate(prompts)

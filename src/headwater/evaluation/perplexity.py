@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from headwater.core.errors import HeadwaterError, InputError, MismatchError
+from headwater.core.errors import HeadwaterError, InputError
 from headwater.core.hardware import Machine, tensor_device
 from headwater.core.store import read_json
+from headwater.evaluation.opening import as_input, first_token, is_checkpoint, load_weights
 from headwater.evaluation.score import BATCH_TOKENS, document_losses, not_finite
 from headwater.model import checkpoint, hf
-from headwater.model.transformer import Transformer
 from headwater.tokens.codec import Codec
+
+_HINT = "check the model of `use: perplexity`"
 
 
 class Scorer:
@@ -33,8 +35,11 @@ class Scorer:
         self._opened = (folder, tokenizer, machine)
         hf.check_vocabulary(_rows(folder), tokenizer)
         self.codec = Codec(tokenizer)
-        self.model = _model(folder, tensor_device(machine)).eval()
-        self.first = _first_token(self.codec)
+        try:
+            self.model = load_weights(folder, tensor_device(machine))[0].eval()
+        except HeadwaterError as error:
+            raise as_input(error, _HINT) from None
+        self.first = first_token(self.codec)
         self._threads = machine.processor_threads
         self._turn = threading.Lock()
 
@@ -92,43 +97,12 @@ def _opened_here(folder: Path, tokenizer: Path, machine: Machine) -> Scorer:
     return open_scorer(folder, tokenizer, machine)
 
 
-def _is_checkpoint(folder: Path) -> bool:
-    return (folder / "model.json").is_file()
-
-
 def _rows(folder: Path) -> int:
     """Tokens that a model knows, told before its weights are read."""
     try:
-        if _is_checkpoint(folder):
-            return checkpoint.read_info(folder, verify=False).config.vocab_size
+        if is_checkpoint(folder):
+            return checkpoint.read_info(folder, verify=False).config.token_types
         path = folder / "config.json"
-        return hf.model_config(read_json(path), str(path)).vocab_size
+        return hf.model_config(read_json(path), str(path)).token_types
     except HeadwaterError as error:
-        raise _unreadable(error) from None
-
-
-def _model(folder: Path, device: str) -> Transformer:
-    try:
-        if _is_checkpoint(folder):
-            return checkpoint.load_model(folder, device)[0]
-        return hf.read_folder(folder).to(device)
-    except HeadwaterError as error:
-        raise _unreadable(error) from None
-
-
-def _unreadable(error: HeadwaterError) -> HeadwaterError:
-    """An error about a folder of the user's, which is input here and nothing of the store's."""
-    if isinstance(error, MismatchError):
-        return error
-    return InputError(error.problem, place=error.place, hint="check the model of `use: perplexity`")
-
-
-def _first_token(codec: Codec) -> int:
-    """The token that documents begin with: the tokenizer's bos_token, else its separator.
-
-    Source: lm-eval 0.4, HFLM.prefix_token_id, which takes the first of the two that there is.
-    """
-    token = read_json(codec.folder / "tokenizer_config.json").get("bos_token")
-    token = token["content"] if isinstance(token, dict) else token
-    found = codec.reference.token_to_id(token) if token else None
-    return codec.separator_id if found is None else found
+        raise as_input(error, _HINT) from None

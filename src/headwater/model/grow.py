@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from headwater.core.errors import MismatchError
-from headwater.model.config import ModelConfig
 from headwater.model.growth import Layer, Widen
+from headwater.model.shape import ModelConfig
 from headwater.model.transformer import Transformer
 from headwater.model.width import Choice, axes_of, choose, head_rows
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, NamedTuple, NoReturn, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from headwater.core.config import Config
 from headwater.core.errors import MismatchError
-from headwater.model.config import ModelConfig, Trained
+from headwater.model.config import Trained
+from headwater.model.shape import ModelConfig
 
 
 class Layer(NamedTuple):
@@ -185,7 +186,7 @@ class Sizes(Config):
         """The shape of the new model; heads keep their size.
 
         Raises:
-            MismatchError: heads do not divide.
+            MismatchError: heads do not divide, or the family of the model does not allow it.
         """
         group = config.num_heads // config.num_kv_heads
         heads, kv_heads = self.num_heads, self.num_kv_heads
@@ -203,7 +204,11 @@ class Sizes(Config):
             "num_heads": heads,
             "num_kv_heads": kv_heads,
         }
-        return config.model_copy(update=sizes)
+        try:
+            return ModelConfig.model_validate({**config.model_dump(), **sizes})
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise MismatchError(problem, place=self.place, hint="set other sizes") from None
 
 
 class Widen(Sizes):

@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.core.units import format_bytes, format_count
 from headwater.model import checkpoint, hf, surgery
-from headwater.model.config import ModelConfig, RandomWeights
+from headwater.model.config import RandomWeights
 from headwater.model.proof import prove_written
+from headwater.model.shape import ModelConfig, Residual
 from headwater.model.start import GrownWeights, Initialize, ShrunkWeights
 from headwater.model.transformer import Transformer
 
@@ -27,27 +28,27 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
     tokenizer = inputs["tokenizer"] / "tokenizer"
     notes: dict[str, Any] = {"initialized": settings.use, "step_in_source": 0, "expected_initial_loss": None}
     more: dict[str, Any] = {}
+    moments: dict[str, Tensor] = {}
     match settings:
         case RandomWeights():
-            config = ModelConfig(vocab_size=hf.vocabulary_size(tokenizer), **settings.model.model_dump())
+            config, derived = settings.derive(hf.vocabulary_size(tokenizer))
+            more["derived"] = [number._asdict() for number in derived]
+            for number in derived:
+                out.note(str(number))
             model = random_model(config, settings.seed, settings.residual)
             notes["expected_initial_loss"] = config.expected_initial_loss(settings.residual)
         case GrownWeights():
-            model, more = surgery.grow(settings, inputs, out)
+            model, moments, more = surgery.grow(settings, inputs, out)
         case ShrunkWeights():
-            model, more = surgery.shrink(settings, inputs, out)
+            model, moments, more = surgery.shrink(settings, inputs, out)
         case _:
-            model, notes["step_in_source"], more = surgery.load(settings, inputs, out)
-    hf.check_vocabulary(model.config.vocab_size, tokenizer)
-    checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes)
+            model, moments, notes["step_in_source"], more = surgery.take(settings, inputs, out)
+    hf.check_vocabulary(model.config.token_types, tokenizer)
+    checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes, training_tensors=moments or None)
     prove_written(out.folder / "checkpoint", model)
     config = model.config
     flops = config.flops_per_token(config.context_length)
-    out.note(
-        f"{hf.architecture(config).removesuffix('ForCausalLM')} of {format_count(config.parameters())} parameters, "
-        f"{format_count(flops)} FLOPs per token at {config.context_length} tokens of context, "
-        f"{format_bytes(config.training_bytes())} to train before activations"
-    )
+    out.note(config.describe())
     return {
         "model": config.model_dump(mode="json"),
         "parameters": config.parameters(),
@@ -57,12 +58,13 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
         "training_bytes": config.training_bytes(),
         "weights": weight_statistics(model),
         "step_in_source": notes["step_in_source"],
+        "optimizer_state_tensors": len(moments),
         **more,
     }
 
 
-def random_model(config: ModelConfig, seed: int, residual: str = "scaled") -> Transformer:
-    """Make a model with normal weights of standard deviation `config.init_std`.
+def random_model(config: ModelConfig, seed: int, residual: Residual = "scaled") -> Transformer:
+    """Make a model with normal weights of standard deviation `config.init_std`; biases and rows of padding are 0.
 
     Args:
         config: its shape.
@@ -70,9 +72,12 @@ def random_model(config: ModelConfig, seed: int, residual: str = "scaled") -> Tr
         residual: `scaled`, `zero` or `plain`, see `RandomWeights.residual`.
 
     Source: GPT-2 (Radford et al. 2019, section 2.3) for std 0.02 and 1/sqrt(2 num_layers) on what writes to the
-    residual stream. Norm weights are 1.
+    residual stream. Norm weights are 1. With muP (`ModelKind.mup_base_size`) the matrices of the blocks have a standard
+    deviation of 1/sqrt(width ratio) of that, and the last norm's weight, by which all logits are multiplied, is
+    1 / width ratio.
     """
     model = Transformer(config)
+    in_blocks = config.init_std / math.sqrt(config.width_ratio)
     factor = {"scaled": 1 / math.sqrt(2 * config.num_layers), "zero": 0.0, "plain": 1.0}[residual]
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -80,8 +85,12 @@ def random_model(config: ModelConfig, seed: int, residual: str = "scaled") -> Tr
             if parameter.dim() < 2:
                 continue
             writes_residual = name.endswith(("attention.out.weight", "ffn.down.weight"))
-            std = config.init_std * (factor if writes_residual else 1.0)
+            std = in_blocks if name.startswith("blocks.") else config.init_std
+            std *= factor if writes_residual else 1.0
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+        model.norm.weight.fill_(1 / config.width_ratio)
+        for rows in {model.embedding.weight, model.head_weight}:
+            rows[config.token_types :] = 0.0
     return model
 
 

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from headwater.core.config import Config
 from headwater.core.errors import MismatchError
-from headwater.model.config import ModelConfig
 from headwater.model.growth import Sizes
+from headwater.model.shape import ModelConfig
 
 PLACE = "initialize.layers"
 

@@ -23,7 +23,7 @@ def with_rows(source: Transformer, spelling: Spelling, head: str) -> Transformer
     Raises:
         MismatchError: a token of the source's tokenizer has no row.
     """
-    rows = source.config.vocab_size
+    rows = source.config.token_types
     highest = max(piece for pieces in spelling.pieces for piece in pieces)
     if highest >= rows:
         raise MismatchError(
@@ -31,7 +31,7 @@ def with_rows(source: Transformer, spelling: Spelling, head: str) -> Transformer
             place="initialize.vocabulary",
             hint="set vocabulary.tokenizer to the tokenizer that the model was trained with",
         )
-    model = Transformer(source.config.model_copy(update={"vocab_size": len(spelling.pieces)}))
+    model = Transformer(source.config.model_copy(update={"vocab_size": len(spelling.pieces), "padding_rows": 0}))
     weights = dict(source.state_dict())
     weights["embedding.weight"] = _means(weights["embedding.weight"], spelling.pieces)
     if "head.weight" in weights:

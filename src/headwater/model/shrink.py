@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from headwater.model.calibration import Rows
-from headwater.model.config import ModelConfig
 from headwater.model.reduction import DropMeasured, Narrow, check_drop
+from headwater.model.shape import ModelConfig
 from headwater.model.transformer import Transformer
 from headwater.model.width import Choice, choose
 

@@ -21,6 +21,7 @@ from headwater.model.calibration import Calibration, Rows, rows_of
 from headwater.model.config import HuggingFaceWeights, Trained
 from headwater.model.grow import regrow, widen
 from headwater.model.growth import DepthUpscale, Layer, Widen
+from headwater.model.moments import carried
 from headwater.model.proof import ROUNDING, measured, prove, prove_same
 from headwater.model.reduction import DropMeasured
 from headwater.model.rows import with_rows
@@ -29,8 +30,16 @@ from headwater.model.start import GrownWeights, ShrunkWeights
 from headwater.model.transformer import Transformer
 from headwater.model.vocabulary import Spelling, Vocabulary, spell
 
+Moments = dict[str, Tensor]
+"""The optimizer state with which training begins; empty for a fresh one."""
 Facts = dict[str, Any]
 """What was found out, JSON-able, for the manifest."""
+
+
+def take(settings: Trained, inputs: Inputs, out: Workspace) -> tuple[Transformer, Moments, int, Facts]:
+    """A trained model as it is, but for its rows; its optimizer state, the steps it has seen, and what its rows cost."""
+    model, step, facts = load(settings, inputs, out)
+    return model, carried(settings, None, model, out), step, facts
 
 
 def load(settings: Trained, inputs: Inputs, out: Workspace) -> tuple[Transformer, int, Facts]:
@@ -41,13 +50,13 @@ def load(settings: Trained, inputs: Inputs, out: Workspace) -> tuple[Transformer
         MismatchError: model and tokenizer do not fit.
     """
     if isinstance(settings, HuggingFaceWeights):
-        model, step = hf.read_folder(settings.path), 0
+        model, step = hf.read_folder(settings.path, allow_pickle=settings.allow_pickle, warn=out.warn), 0
     else:
         model, step = _load_checkpoint(settings.path)
     tokenizer = inputs["tokenizer"] / "tokenizer"
     if settings.vocabulary is None:
         own = settings.path / "tokenizer.json"
-        hf.check_vocabulary(model.config.vocab_size, tokenizer)
+        hf.check_vocabulary(model.config.token_types, tokenizer)
         if own.is_file():
             check_same_tokens(own, tokenizer / "tokenizer.json")
         return model, step, {}
@@ -55,8 +64,8 @@ def load(settings: Trained, inputs: Inputs, out: Workspace) -> tuple[Transformer
     return model, step, {"vocabulary": facts}
 
 
-def grow(settings: GrownWeights, inputs: Inputs, out: Workspace) -> tuple[Transformer, Facts]:
-    """A deeper or wider model, and what was found out about it."""
+def grow(settings: GrownWeights, inputs: Inputs, out: Workspace) -> tuple[Transformer, Moments, Facts]:
+    """A deeper or wider model, its optimizer state, and what was found out about it."""
     source, _, more = load(settings.source, inputs, out)
     rows = _rows(settings.calibration, source, inputs)
     layers: tuple[Layer, ...] = ()
@@ -77,14 +86,15 @@ def grow(settings: GrownWeights, inputs: Inputs, out: Workspace) -> tuple[Transf
     elif [layer.source for layer in layers if not layer.silent] == list(range(source.config.num_layers)):
         facts |= prove_same(model, source, tokens, 0.0)
     facts |= _before_and_after(source, model, rows, rows, out)
-    return model, {"grown": facts, **more}
+    return model, carried(settings.source, layers or None, model, out), {"grown": facts, **more}
 
 
-def shrink(settings: ShrunkWeights, inputs: Inputs, out: Workspace) -> tuple[Transformer, Facts]:
-    """A shallower or narrower model, and what was found out about it."""
+def shrink(settings: ShrunkWeights, inputs: Inputs, out: Workspace) -> tuple[Transformer, Moments, Facts]:
+    """A shallower or narrower model, its optimizer state, and what was found out about it."""
     source, _, more = load(settings.source, inputs, out)
     rows = _rows(settings.calibration, source, inputs)
     model, facts = source, {}
+    layers: tuple[Layer, ...] | None = None
     if settings.layers is not None:
         kept, facts = _kept_layers(settings, source, rows, out)
         layers = tuple(map(Layer, kept))
@@ -99,7 +109,7 @@ def shrink(settings: ShrunkWeights, inputs: Inputs, out: Workspace) -> tuple[Tra
             f"narrower: {_changes(whole, model)}; what stays had of all activity on the calibration text: {shares}"
         )
     facts |= prove(model, _first(rows)) | _before_and_after(source, model, rows, rows, out)
-    return model, {"shrunk": facts, **more}
+    return model, carried(settings.source, layers, model, out), {"shrunk": facts, **more}
 
 
 def tell_map(count: int, layers: tuple[Layer, ...], out: Workspace) -> None:
@@ -153,7 +163,7 @@ def _revocabulary(
     new_separator = str(new.id_to_token(hf.separator_id(run)))
     spelling = spell(own, run / "tokenizer.json", old_separator, new_separator)
     model = with_rows(source, spelling, settings.head)
-    hf.check_vocabulary(model.config.vocab_size, run)
+    hf.check_vocabulary(model.config.token_types, run)
     counts = spelling.counts
     out.note(
         f"vocabulary of {spelling.old_tokens:,} tokens to one of {counts['shared'] + counts['new']:,}: {counts['shared']:,} "
@@ -210,12 +220,12 @@ def _before_and_after(
 ) -> Facts:
     """Measure both models on the calibration text, say it, and warn where the new one has lost everything."""
     before, after = measured(source, rows_before), measured(model, rows_after)
-    chance = math.log(model.config.vocab_size)
+    chance = math.log(model.config.token_types)
     bits = f"{before['bits_per_byte']:.3f} bits per byte before, {after['bits_per_byte']:.3f} after"
     if rows_before is rows_after:
         bits = f"{before['loss']:.3f} nats per token before, {after['loss']:.3f} after ({bits})"
     out.note(f"loss on the calibration text ({after['tokens']:,} tokens): {bits}")
-    if before["loss"] < math.log(source.config.vocab_size) and chance <= after["loss"]:
+    if before["loss"] < math.log(source.config.token_types) and chance <= after["loss"]:
         out.warn(
             f"the new model is no better than chance on the calibration text ({after['loss']:.3f} nats per token, chance "
             f"{chance:.3f}, the source {before['loss']:.3f}): it will have to learn most of it again"

@@ -1,4 +1,4 @@
-"""The whole model, top to bottom: a Llama-family transformer, with `qk_norm` a Qwen3.
+"""The whole model, top to bottom: a Llama; with a few switches of its shape a Qwen3, an Arcee or a GPT-2.
 
 Letters behind a name say what its dimensions are:
 
@@ -33,6 +33,7 @@ class KVCache:
     Attributes:
         length: positions seen so far.
         capacity: the most positions that fit.
+        first_B: where the text of each row begins, when rows of different lengths were filled up in front; else None.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class KVCache:
     ) -> None:
         """Make room for `rows` rows of up to `capacity` tokens; by default the model's context length."""
         self.length = 0
+        self.first_B: Tensor | None = None
         self.capacity = capacity or config.context_length
         shape = (config.num_layers, 2, rows, config.num_kv_heads, self.capacity, config.head_size)
         self._kv = torch.zeros(shape, device=device, dtype=dtype)
@@ -59,15 +61,16 @@ class KVCache:
 
 
 class Linear(nn.Module):
-    """A matrix product without bias, in the type of its input."""
+    """A matrix product, in the type of its input; by default without bias."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply vectors by the matrix [..., inputs] -> [..., outputs]."""
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -83,8 +86,27 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.epsilon)
 
 
+class LayerNorm(nn.Module):
+    """Shift and scale vectors to mean 0 and variance 1, then by what is learnt. Source: Ba et al. 2016, arXiv:1607.06450."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the vectors in the last dimension."""
+        return F.layer_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.bias.to(x.dtype), self.epsilon)
+
+
+def norm(config: ModelConfig) -> RMSNorm | LayerNorm:
+    """The kind of norm that stands before each part of the model."""
+    return (LayerNorm if config.norm == "layer" else RMSNorm)(config.hidden_size, config.norm_epsilon)
+
+
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions; queries, keys and values come from one matrix."""
+    """Grouped-query attention; queries, keys and values come from one matrix, and are turned where positions are rotary."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -92,13 +114,14 @@ class Attention(nn.Module):
         self.kv_heads = config.num_kv_heads
         self.head_size = config.head_size
         self.layer = layer
-        self.qkv = Linear(config.hidden_size, (config.num_heads + 2 * config.num_kv_heads) * config.head_size)
-        self.out = Linear(config.num_heads * config.head_size, config.hidden_size)
+        joint = (config.num_heads + 2 * config.num_kv_heads) * config.head_size
+        self.qkv = Linear(config.hidden_size, joint, config.bias)
+        self.out = Linear(config.num_heads * config.head_size, config.hidden_size, config.bias)
         self.q_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else None
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], start_BT: Tensor | None, cache: KVCache | None
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor] | None, start_BT: Tensor | None, cache: KVCache | None
     ) -> Tensor:
         """Mix each position's vector from those that it may attend to [B, T, D]."""
         B, T, _ = x_BTD.shape
@@ -106,26 +129,36 @@ class Attention(nn.Module):
         q_BTHE, k_BTKE, v_BTKE = (part.view(B, T, -1, self.head_size) for part in self.qkv(x_BTD).split(sizes, dim=-1))
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHE, k_BTKE = self.q_norm(q_BTHE), self.k_norm(k_BTKE)
-        q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
-        if cache is None:
+        if rope is not None:
+            q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
+        seen = None if cache is None else cache.extend(self.layer, k_BTKE, v_BTKE)
+        if cache is None or seen is None or not cache.length:  # these positions are all there are
             y_BTHE = block_causal_attention(q_BTHE, k_BTKE, v_BTKE, start_BT)
         else:
-            y_BTHE = cached_attention(q_BTHE, *cache.extend(self.layer, k_BTKE, v_BTKE))
+            y_BTHE = cached_attention(q_BTHE, *seen, cache.first_B)
         return self.out(y_BTHE.flatten(2))
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: a gated feed-forward layer; gate and up come from one matrix. Source: Shazeer 2020, arXiv:2002.05202."""
+    """Transform each position by itself; SwiGLU's gate and up come from one matrix. Sources: `ModelKind.ffn`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up = Linear(config.hidden_size, 2 * config.ffn_size)
-        self.down = Linear(config.ffn_size, config.hidden_size)
+        self.kind = config.ffn
+        if self.kind == "swiglu":
+            self.gate_up = Linear(config.hidden_size, 2 * config.ffn_size, config.bias)
+        else:
+            self.up = Linear(config.hidden_size, config.ffn_size, config.bias)
+        self.down = Linear(config.ffn_size, config.hidden_size, config.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Transform each position's vector [B, T, D]."""
-        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
-        return self.down(F.silu(gate_BTF) * up_BTF)
+        if self.kind == "swiglu":
+            gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
+            return self.down(F.silu(gate_BTF) * up_BTF)
+        if self.kind == "gelu":
+            return self.down(F.gelu(self.up(x_BTD), approximate="tanh"))
+        return self.down(F.relu(self.up(x_BTD)).square())
 
 
 class Block(nn.Module):
@@ -133,15 +166,15 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.attention_norm = norm(config)
         self.attention = Attention(config, layer)
-        self.ffn_norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.ffn_norm = norm(config)
         self.ffn = FeedForward(config)
 
     def forward(
         self,
         x_BTD: Tensor,
-        rope: tuple[Tensor, Tensor],
+        rope: tuple[Tensor, Tensor] | None,
         start_BT: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
@@ -151,7 +184,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A Llama or Qwen3 model.
+    """A model of one of the families.
 
     Attributes:
         config: its shape.
@@ -168,13 +201,17 @@ class Transformer(nn.Module):
         self.compute_dtype: torch.dtype | None = None
         self.softmax_loss: SoftmaxLoss = softmax_loss
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        learned = config.positions == "learned"
+        self.positions = nn.Embedding(config.context_length, config.hidden_size) if learned else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.norm = norm(config)
         self.head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size)
         self.reset_buffers()
 
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
-        """Compute the tables of rotary positions, which are not part of the weights."""
+        """Compute the tables of rotary positions, which are not part of the weights; a model without has none."""
+        if self.positions is not None:
+            return
         cos, sin = rope_tables(self.config, device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
@@ -191,36 +228,66 @@ class Transformer(nn.Module):
             tokens_BT: token ids.
             documents_BT: number of each token's document within its row, rising; attention stays inside a document.
                 None: each row is one document.
-            cache: positions seen before; these tokens follow them, and are added to it.
+            cache: positions seen before; these tokens follow them, and are added to it. Documents can be told apart
+                when it is empty; later tokens go on with the last one of each row.
         """
         start = 0 if cache is None else cache.length
         end = start + tokens_BT.shape[1]
-        assert end <= self.config.context_length, f"{end} positions, context_length {self.config.context_length}"
         x_BTD = F.embedding(tokens_BT, self.embedding.weight)
-        x_BTD = x_BTD.to(self.compute_dtype or x_BTD.dtype)
-        rope = (self.rope_cos[start:end].to(x_BTD.dtype), self.rope_sin[start:end].to(x_BTD.dtype))
         start_BT = None if documents_BT is None else document_starts(documents_BT)
+        if cache is not None and start_BT is not None:
+            assert not start, "documents are told apart when the cache is empty"
+            cache.first_B = start_BT[:, -1]
+        places = self._places(start, end, start_BT, None if cache is None else cache.first_B)
+        if self.positions is not None:
+            weight = self.positions.weight
+            x_BTD = x_BTD + (weight[places] if isinstance(places, slice) else F.embedding(places, weight))
+        x_BTD = x_BTD.to(self.compute_dtype or x_BTD.dtype)
+        rope = None
+        if self.positions is None:
+            rope = self.rope_cos[places].to(x_BTD.dtype), self.rope_sin[places].to(x_BTD.dtype)
         for block in self.blocks:
             x_BTD = block(x_BTD, rope, start_BT, cache)
         if cache is not None:
             cache.length = end
         return self.norm(x_BTD)
 
+    def _places(self, start: int, end: int, start_BT: Tensor | None, first_B: Tensor | None) -> slice | Tensor:
+        """Places in the tables of positions, as a slice or for each token [B, T].
+
+        They count from where the text of each row begins, when a cache was filled with texts of different lengths, and
+        when they are learned from where each document begins. Rotary ones enter as differences: any beginning will do.
+        """
+        if first_B is None:
+            assert end <= self.config.context_length, f"{end} positions, context_length {self.config.context_length}"
+            if start_BT is None or self.positions is None:
+                return slice(start, end)
+        begin = start_BT if first_B is None else first_B[:, None]
+        assert begin is not None
+        # what stands before a text, or goes on after the context of a row is full, counts nowhere
+        places_BT = torch.arange(start, end, device=begin.device) - begin
+        return places_BT.clamp(0, self.config.context_length - 1)
+
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """The logits of the token after each position [B, T, V]; arguments as in `hidden`."""
-        x_BTD = self.hidden(tokens_BT, documents_BT, cache)
-        return F.linear(x_BTD, self.head_weight.to(x_BTD.dtype))
+        """The logits of the token after each position [B, T, token types]; arguments as in `hidden`."""
+        return self.logits(self.hidden(tokens_BT, documents_BT, cache))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Turn hidden vectors into logits [..., D] -> [..., token types]: those of padding rows are left out."""
+        return F.linear(x, self.head_weight.to(x.dtype))[..., : self.config.token_types]
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Mean loss [nats per token], ready for `backward`. The logits never exist as a whole."""
         x_BTD = self.hidden(tokens_BT, documents_BT)
-        losses_N = _ChunkedLoss.apply(x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.softmax_loss)
+        losses_N = _ChunkedLoss.apply(
+            x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.softmax_loss, self.config.token_types
+        )
         return losses_N / targets_BT.numel()  # type: ignore[operator]  # apply() is untyped
 
     def token_losses(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Loss of each target [nats; B, T] fp32, for measuring: no gradient flows back."""
         x_ND = self.hidden(tokens_BT, documents_BT).detach().flatten(0, 1)
-        weight_VD = self.head_weight.detach().to(x_ND.dtype)
+        weight_VD = self.head_weight.detach()[: self.config.token_types].to(x_ND.dtype)
         pieces = [
             F.cross_entropy(F.linear(x_CD, weight_VD).float(), targets_C.long(), reduction="none")
             for x_CD, targets_C in _chunks(x_ND, targets_BT.flatten(), weight_VD.shape[0])
@@ -300,8 +367,8 @@ def block_causal_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, start
     return torch.cat(pieces, dim=1).view(B, K, T, G, E).transpose(1, 2).reshape(B, T, H, E)
 
 
-def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
-    """Attention of the last T of S positions to all positions up to their own [B, T, H, E]."""
+def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, first_B: Tensor | None = None) -> Tensor:
+    """Attention of the last T of S positions to all positions from `first_B` up to their own [B, T, H, E]."""
     B, T, H, E = q_BTHE.shape
     K, S = k_BKSE.shape[1:3]
     q_BKNE = q_BTHE.view(B, T, K, -1, E).transpose(1, 2).reshape(B, K, -1, E)
@@ -309,6 +376,9 @@ def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
     if T > 1:
         position_S = torch.arange(S, device=scores.device)
         scores = scores.masked_fill((position_S > position_S[S - T :, None])[:, None], float("-inf"))
+    if first_B is not None:
+        position_S = torch.arange(S, device=scores.device)
+        scores = scores.masked_fill((position_S < first_B[:, None])[:, None, None, None], float("-inf"))
     weights = scores.softmax(dim=-1).to(v_BKSE.dtype)
     return (weights.view(B, K, -1, S) @ v_BKSE).view(B, K, T, -1, E).transpose(1, 2).reshape(B, T, H, E)
 
@@ -334,11 +404,16 @@ def _chunks(x_ND: Tensor, targets_N: Tensor, vocab_size: int) -> list[tuple[Tens
 class _ChunkedLoss(torch.autograd.Function):
     """Sum of losses over tokens, chunk by chunk; the gradient is made in the forward pass while logits are at hand.
 
+    Padding rows of the vocabulary have probability 0. Their products are computed all the same, because that keeps the
+    matrix at a size that processors like, which is what the padding is for.
+
     Source: the idea of fused linear cross-entropy (Liger kernel, Hsu et al. 2024, arXiv:2410.10989).
     """
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softmax_loss: SoftmaxLoss) -> Tensor:
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softmax_loss: SoftmaxLoss, token_types: int
+    ) -> Tensor:
         weight = weight_VD.to(x_ND.dtype)
         scale = 1.0 / targets_N.numel()  # keeps the gradient's size in a range that bf16 resolves; undone in backward
         total = x_ND.new_zeros((), dtype=torch.float32)
@@ -346,7 +421,9 @@ class _ChunkedLoss(torch.autograd.Function):
         weight_gradient_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
         begin = 0
         for x_CD, targets_C in _chunks(x_ND, targets_N.long(), weight.shape[0]):
-            loss, gradient_CV = softmax_loss(x_CD @ weight.T, targets_C, scale)
+            logits_CV = x_CD @ weight.T
+            logits_CV[:, token_types:] = float("-inf")
+            loss, gradient_CV = softmax_loss(logits_CV, targets_C, scale)
             total += loss
             torch.mm(gradient_CV, weight, out=x_gradient_ND[begin : begin + len(x_CD)])
             if x_ND.dtype == torch.float32:
@@ -359,7 +436,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x_gradient_ND, weight_gradient_VD = ctx.saved_tensors
         factor = gradients[0] * ctx.tokens
-        return (x_gradient_ND * factor).to(x_gradient_ND.dtype), weight_gradient_VD * factor, None, None
+        return (x_gradient_ND * factor).to(x_gradient_ND.dtype), weight_gradient_VD * factor, None, None, None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headwater.core.errors import MismatchError
-from headwater.model.config import ModelConfig
+from headwater.model.shape import ModelConfig
 
 OUTER_AXES = {
     "embedding.weight": ("vocabulary", "hidden"),
@@ -30,6 +30,7 @@ BLOCK_AXES = {
     "ffn_norm.weight": ("hidden",),
     "ffn_norm.bias": ("hidden",),
     "ffn.gate_up.weight": ("gate_up", "hidden"),
+    "ffn.gate_up.bias": ("gate_up",),
     "ffn.up.weight": ("ffn", "hidden"),
     "ffn.up.bias": ("ffn",),
     "ffn.down.weight": ("hidden", "ffn"),

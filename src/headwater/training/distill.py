@@ -49,11 +49,11 @@ class Teacher:
             MismatchError: it has another vocabulary, or a context that is too short.
         """
         self._settings = settings
-        self.model = _load(settings)
+        self.model = _load(settings, out)
         ours, theirs = student.config, self.model.config
-        if theirs.vocab_size != ours.vocab_size:
+        if theirs.token_types != ours.token_types:
             raise MismatchError(
-                f"the teacher has {theirs.vocab_size:,} rows for tokens, the model {ours.vocab_size:,}",
+                f"the teacher knows {theirs.token_types:,} tokens, the model {ours.token_types:,}",
                 place="train.distill",
                 hint="a teacher must have the vocabulary of the model that it teaches",
             )
@@ -78,9 +78,9 @@ class Teacher:
             taught_ND = self.model.hidden(tokens_BT, documents_BT).flatten(0, 1)
         sums = _ChunkedDistillation.apply(
             student.hidden(tokens_BT, documents_BT).flatten(0, 1),
-            student.head_weight,
+            student.head_weight[: student.config.token_types],
             taught_ND,
-            self.model.head_weight,
+            self.model.head_weight[: student.config.token_types],
             targets_BT.flatten().long(),
             self._settings.weight,
             self._settings.temperature,
@@ -151,11 +151,11 @@ class _ChunkedDistillation(torch.autograd.Function):
         )
 
 
-def _load(settings: Distill) -> Transformer:
+def _load(settings: Distill, out: Workspace) -> Transformer:
     source = settings.source
     try:
         if isinstance(source, HuggingFaceWeights):
-            return hf.read_folder(source.path)
+            return hf.read_folder(source.path, allow_pickle=source.allow_pickle, warn=out.warn)
         return checkpoint.load_model(source.path)[0]
     except InputError:
         raise

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headwater.core.errors import MismatchError
 from headwater.model.config import ModelConfig
 from headwater.model.transformer import Transformer
 from headwater.training.config import AdamW, Muon, Optimizer
@@ -26,6 +27,12 @@ class Optimizers:
     def __init__(self, model: Transformer, settings: Optimizer, precision: torch.dtype = torch.float32) -> None:
         """Make the optimizers for a model.
 
+        Source of muP's rates: Yang et al. 2022 (arXiv:2203.03466), table 8, for AdamW: matrices 1 / width ratio, vectors
+        and embeddings as they are; the last norm, whose weight is our output multiplier, like it 1 / width ratio. Muon's
+        updates have size 0.2 sqrt(max(rows, columns)), whose spectral norm is to stay the same: 1 / sqrt(width ratio)
+        (Yang et al. 2023, arXiv:2310.17813). Decay that does not shrink with the rate: Wortsman et al. 2023
+        (arXiv:2309.14322).
+
         Args:
             model: what is trained.
             settings: which optimizer, and its rates.
@@ -36,20 +43,25 @@ class Optimizers:
         others = {name: p for name, p in self.parameters.items() if name not in matrices}
         rate = settings.learning_rate if isinstance(settings, AdamW) else settings.adamw_learning_rate
         decay = settings.weight_decay if isinstance(settings, AdamW) else 0.0
-        decayed = [p for p in others.values() if p.dim() == 2]
+        # with muP matrices and the last norm learn more slowly the wider the model is; rate x decay stays what it was
+        slower = 1 / model.config.width_ratio
+        last = [p for name, p in others.items() if name.startswith("norm.")]
+        vectors = [p for name, p in others.items() if p.dim() < 2 and not name.startswith("norm.")]
         groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": decay},
-            {"params": [p for p in others.values() if p.dim() < 2], "weight_decay": 0.0},
+            {"params": [p for p in others.values() if p.dim() == 2], "weight_decay": decay},
+            {"params": vectors, "weight_decay": 0.0},
+            {"params": last, "weight_decay": 0.0, "lr": rate * slower},
         ]
         if isinstance(settings, AdamW):
-            groups.insert(0, {"params": list(matrices.values()), "weight_decay": decay})
+            matrix_group = {"params": list(matrices.values()), "weight_decay": decay / slower, "lr": rate * slower}
+            groups.insert(0, matrix_group)
         betas = (settings.beta1, settings.beta2)
         self._all: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=rate, betas=betas, eps=settings.epsilon, fused=True)
         ]
         if isinstance(settings, Muon):
-            pieces = {p: _row_pieces(name, model.config) for name, p in matrices.items()}
-            self._all.append(BatchedMuon(pieces, settings, precision))
+            pieces = {p: _row_pieces(name, len(p), model.config) for name, p in matrices.items()}
+            self._all.append(BatchedMuon(pieces, settings, precision, slower**0.5))
         for group in self._groups():
             group["peak"] = group["lr"]
 
@@ -92,6 +104,30 @@ class Optimizers:
             parameter = self.parameters[name]
             owners[parameter].state[parameter][what] = tensor.to(parameter.device)
 
+    def begin_with(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over moments that came with the first weights; a parameter that has none among them begins afresh.
+
+        Raises:
+            MismatchError: they are of another optimizer.
+        """
+        keeps = {
+            p: MOMENTS[type(optimizer)]
+            for optimizer in self._all
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+        kept = {name: keeps[parameter] for name, parameter in self.parameters.items()}
+        for key in tensors:
+            name, _, what = key.rpartition("/")
+            if what not in kept[name]:
+                raise MismatchError(
+                    f"the optimizer state that came with the weights has {what} of {name}; this optimizer keeps "
+                    f"{', '.join(kept[name])}",
+                    place="train.optimizer",
+                    hint="train with the optimizer of the source, or set optimizer_state of the source to fresh",
+                )
+        self.restore(tensors)
+
     def _groups(self) -> Iterable[dict[str, Any]]:
         return (group for optimizer in self._all for group in optimizer.param_groups)
 
@@ -103,15 +139,19 @@ class BatchedMuon(torch.optim.Optimizer):
     key and value rows as one matrix, and always computes in bf16, which processors without bf16 arithmetic emulate.
     """
 
-    def __init__(self, pieces: Mapping[nn.Parameter, list[int]], settings: Muon, precision: torch.dtype) -> None:
+    def __init__(
+        self, pieces: Mapping[nn.Parameter, list[int]], settings: Muon, precision: torch.dtype, slower: float = 1.0
+    ) -> None:
         """Make the optimizer.
 
         Args:
             pieces: matrix -> rows of each of its parts.
             settings: rates.
             precision: number format of the iteration.
+            slower: factor of the rate, by which the decay is divided.
         """
-        super().__init__([{"params": list(pieces), "lr": settings.learning_rate}], {})
+        group = {"lr": settings.learning_rate * slower, "weight_decay": settings.weight_decay / slower}
+        super().__init__([{"params": list(pieces), **group}], {})
         self._pieces = pieces
         self._settings = settings
         self._precision = precision
@@ -120,7 +160,7 @@ class BatchedMuon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update the matrices from their gradients."""
         assert closure is None, "Muon does not evaluate the loss again"
-        momentum, rate = self._settings.momentum, self.param_groups[0]["lr"]
+        momentum, rate, decay = self._settings.momentum, *(self.param_groups[0][key] for key in ("lr", "weight_decay"))
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for parameter, rows in self._pieces.items():
             assert parameter.grad is not None, "a matrix without gradient"
@@ -129,7 +169,7 @@ class BatchedMuon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - momentum)
             ahead = parameter.grad.lerp(state["momentum"], momentum)
-            parameter.mul_(1 - rate * self._settings.weight_decay)
+            parameter.mul_(1 - rate * decay)
             for piece, direction in zip(parameter.split(rows), ahead.split(rows), strict=True):
                 by_shape.setdefault(tuple(piece.shape), []).append((piece, direction))
         for shape, group in by_shape.items():
@@ -138,6 +178,13 @@ class BatchedMuon(torch.optim.Optimizer):
             scale = 0.2 * max(shape) ** 0.5
             for (piece, _), change in zip(group, update, strict=True):
                 piece.add_(change.to(piece.dtype), alpha=-rate * scale)
+
+
+MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    BatchedMuon: ("momentum",),
+}
+"""What each optimizer keeps of a parameter."""
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
@@ -156,11 +203,11 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     return x.mT if tall else x
 
 
-def _row_pieces(name: str, config: ModelConfig) -> list[int]:
+def _row_pieces(name: str, rows: int, config: ModelConfig) -> list[int]:
     """Rows of each part of a block's matrix: joint matrices are made of several."""
     if name.endswith("attention.qkv.weight"):
         kv = config.num_kv_heads * config.head_size
         return [config.num_heads * config.head_size, kv, kv]
     if name.endswith("ffn.gate_up.weight"):
         return [config.ffn_size, config.ffn_size]
-    return [config.hidden_size]
+    return [rows]

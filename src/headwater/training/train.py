@@ -27,6 +27,7 @@ from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.store import write_json
 from headwater.core.units import format_count, format_seconds
 from headwater.model import checkpoint
+from headwater.model.moments import PREFIX
 from headwater.model.transformer import Transformer
 from headwater.tokens.loader import Batch, Batches
 from headwater.tokens.mixture import SourcePlan
@@ -109,6 +110,8 @@ class Run:
         torch.manual_seed(settings.seed)
         if resumed:
             self._restore(resumed[0])
+        elif self.start.resumable:
+            self.optimizers.begin_with(_moments(checkpoint.load_training(self.start.folder)[0]))
         self.metrics = MetricsLog(out.folder / "metrics.jsonl", keep=self.steps_done)
         self.tensorboard = SummaryWriter(str(out.folder / "tensorboard"), purge_step=self.steps_done + 1)
         self._logged = self.steps_done, self.state["seconds_training"]
@@ -208,7 +211,7 @@ class Run:
     def save(self, folder: Path | None = None) -> None:
         """Write a checkpoint from which the run can go on exactly, and remove old ones."""
         self._tick("training")
-        tensors = {f"optimizer/{name}": tensor for name, tensor in self.optimizers.tensors().items()}
+        tensors = {PREFIX + name: tensor for name, tensor in self.optimizers.tensors().items()}
         tensors["random/torch"] = torch.get_rng_state()
         folder = folder or checkpoint.step_folder(self.checkpoints, self.steps_done)
         checkpoint.save(folder, self.model, self.steps_done, self.start.notes, tensors, self.state)
@@ -317,7 +320,7 @@ class Run:
         """Compare the loss before the first update with what random weights give."""
         self.state["initial_loss"] = loss
         expected = self.start.notes.get("expected_initial_loss")
-        chance = math.log(self.model.config.vocab_size)
+        chance = math.log(self.model.config.token_types)
         if expected is None:
             self.out.note(f"initial loss {loss:.3f} nats per token; guessing would be {chance:.3f}")
             if loss > chance + INITIAL_LOSS_TOLERANCE:
@@ -393,9 +396,7 @@ class Run:
             self.out.warn(warning)
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        prefix = "optimizer/"
-        moments = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        self.optimizers.restore(moments)
+        self.optimizers.restore(_moments(tensors))
         torch.set_rng_state(tensors["random/torch"])
         spent = format_seconds(self.seconds_spent)
         self.out.note(f"resumed after step {self.steps_done:,} ({spent} of training)")
@@ -428,6 +429,11 @@ def _stop_signals() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
+def _moments(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The optimizer's part of the tensors of a checkpoint."""
+    return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items() if key.startswith(PREFIX)}
+
+
 def _check_fit(settings: Train, model: Transformer, batches: Batches, vocab_size: int) -> None:
     """Make sure that settings, model and tokens fit before anything is computed."""
     config = model.config
@@ -437,9 +443,9 @@ def _check_fit(settings: Train, model: Transformer, batches: Batches, vocab_size
             place="train.sequence_length",
             hint=f"set it to {config.context_length:,} or less, or initialize a model with a longer context",
         )
-    if vocab_size > config.vocab_size:
+    if vocab_size > config.token_types:
         raise MismatchError(
-            f"the tokens are of a vocabulary of {vocab_size:,}, the model has {config.vocab_size:,} rows",
+            f"the tokens are of a vocabulary of {vocab_size:,}, the model knows {config.token_types:,} tokens",
             place="train",
             hint="encode with the tokenizer that belongs to the model",
         )

@@ -18,6 +18,7 @@ def compose(evidence: Evidence, settings: Report) -> Page:
         Section("kept", "What was kept", list(documents.kept(evidence, settings))),
         Section("sources", "Sources and licences", list(documents.sources(evidence))),
         Section("tokenizer", "Tokenizer", list(documents.tokenizer(evidence))),
+        Section("shape", "The model", list(model.shape(evidence))),
         Section("origin", "Where the weights come from", list(origin.origin(evidence))),
         Section("first-step", "First-step check", list(model.first_step(evidence))),
         Section("scores", "Scores", list(model.scores(evidence))),

@@ -69,7 +69,7 @@ def tiles(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
             f"of {format_count(summary['documents_in'])} read",
         )
     if summary["parameters"]:
-        shape = evidence.settings("initialize").get("model") or {}
+        shape = evidence.counts("initialize").get("model") or {}
         layers = f"{shape['num_layers']} layers of {shape['hidden_size']}" if "num_layers" in shape else ""
         yield format_count(summary["parameters"]), "parameters", layers
     if summary["tokens"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -98,6 +99,27 @@ def _spread(rows: Sequence[Any], most: int) -> list[Any]:
     if len(rows) <= most:
         return list(rows)
     return [rows[round(index * (len(rows) - 1) / (most - 1))] for index in range(most)]
+
+
+def shape(evidence: Evidence) -> Iterator[Block]:
+    """What the model is, which of its numbers follow from others, and its weights before training."""
+    counts = evidence.counts("initialize")
+    if counts.get("model"):
+        rows = [
+            [words(name), json.dumps(value).strip('"')] for name, value in counts["model"].items() if value is not None
+        ]
+        rows += [["parameters", whole(counts["parameters"])], ["FLOPs per token", whole(counts["flops_per_token"])]]
+        yield Table("Shape", ["", "value"], rows)
+    if counts.get("derived"):
+        rows = [[number["setting"], whole(number["value"]), number["why"]] for number in counts["derived"]]
+        yield Table("What followed from the dial", ["setting", "value", "how"], rows, text_columns=3)
+    if counts.get("weights"):
+        rows = [
+            [kind, *(significant(found[key]) for key in ("mean", "std", "max_abs"))]
+            for kind, found in counts["weights"].items()
+        ]
+        table = Table("Weights by kind", ["weights", "mean", "standard deviation", "largest"], rows)
+        yield Details("The weights before training", [table])
 
 
 def first_step(evidence: Evidence) -> Iterator[Block]:

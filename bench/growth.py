@@ -1,0 +1,510 @@
+"""Does growing a model pay? Grown, shrunk, continued and from scratch, at equal counted FLOPs and equal seconds.
+
+Every run goes through Headwater's own stages, so that a kill costs little and a finished run is not done again:
+
+    python bench/growth.py run --books books.jsonl.zst --work growth --seeds 0 1 2     # hours of one core, restartable
+    python bench/growth.py speed --work growth                                         # once, on a quiet machine
+    python bench/growth.py tell --work growth --figure docs/images/growth.png
+
+`run` takes one thread for each seed given to it, one after the other; several of them may share a folder if each has
+seeds of its own. Rows of `results-<seed>.jsonl` hold the whole validation curve of a run. All models train at a constant rate
+behind a short warm-up, so that each point of a curve is a result of its own; the cases named `.. decayed` then let it
+fall to zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import zstandard
+
+from headwater.core.hardware import set_environment, share_processor
+
+MODEL = {
+    "hidden_size": 32,
+    "num_heads": 2,
+    "ffn_size": 96,
+    "context_length": 128,
+    "qk_norm": True,
+}
+BASE_LAYERS, GROWN_LAYERS = 4, 6
+VOCABULARY, SEQUENCE, BATCH = 512, 128, 2048
+CHINCHILLA = 700
+"""Steps of the base that count as its whole budget: 1.43M tokens, 20 for each of its 70,048 parameters."""
+AFTER = 210
+"""Steps after growth."""
+SCRATCH = 950
+"""Steps from scratch at the final depth: 20 tokens for each of its parameters."""
+LATE = 100
+"""Added to the seed of the data after a change, so that nobody goes on with text just seen."""
+
+SOLAR = {"use": "depth_upscale", "overlap_cut": 1}
+METHODS = {
+    "depth_upscale": SOLAR,
+    "stack": {"use": "stack", "num_layers": GROWN_LAYERS},
+    "interpolate": {"use": "interpolate", "num_layers": GROWN_LAYERS},
+    "identity_blocks": {"use": "identity_blocks", "every": 2},
+}
+WHICH = {
+    "lowest twice": [0, 0, 1, 1, 2, 3],
+    "middle twice": [0, 1, 1, 2, 2, 3],
+    "highest twice": [0, 1, 2, 2, 3, 3],
+    "highest, as a stack": [0, 1, 2, 3, 2, 3],
+}
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""Degrees of freedom -> 97.5 % quantile of Student's t."""
+FIGURE = {
+    "scratch": f"{GROWN_LAYERS} layers from scratch",
+    "base": f"{BASE_LAYERS} layers, never grown",
+    "depth_upscale at 10 %": "grown after 2 tokens per parameter",
+    "depth_upscale at 50 %": "grown after 10",
+    "depth_upscale at 100 %": "grown after 20",
+    "depth_upscale at 200 %": "grown after 40",
+}
+"""What is drawn, and its name there."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training run."""
+
+    name: str
+    steps: int
+    source: str | None = None
+    """The case that it begins with; none: random weights."""
+    step: int | None = None
+    """Which of the source's checkpoints; none: its last."""
+    growth: dict[str, Any] | None = None
+    layers: int = BASE_LAYERS
+    """Of random weights."""
+    state: str = "keep"
+    """What becomes of the source's optimizer state."""
+    warmup: int = 0
+    decay: bool = False
+    every: int = 15
+    """Steps between two validations."""
+
+
+def cases() -> Iterator[Case]:
+    """All runs of a seed, each behind what it begins with; the most telling ones first."""
+    grown = GROWN_LAYERS
+    yield Case("base", 2 * CHINCHILLA, warmup=20, every=70)
+    yield Case("scratch", SCRATCH, layers=grown, warmup=20, every=50)
+    yield Case("continued at 100 %", 330, "base", CHINCHILLA)
+    for name, growth in METHODS.items():
+        yield Case(f"{name} at 100 %", AFTER, "base", CHINCHILLA, growth)
+    yield Case("depth_upscale, fresh, warm-up 20", AFTER, "base", CHINCHILLA, SOLAR, state="fresh", warmup=20)
+    yield Case("continued at 200 %", 330, "base", 2 * CHINCHILLA)
+    yield Case("depth_upscale at 200 %", AFTER, "base", 2 * CHINCHILLA, SOLAR)
+    yield Case("depth_upscale at 10 %", 660, "base", CHINCHILLA // 10, SOLAR, every=30)
+    yield Case("depth_upscale at 50 %", 460, "base", CHINCHILLA // 2, SOLAR, every=30)
+    yield Case("depth_upscale, fresh, warm-up 0", AFTER, "base", CHINCHILLA, SOLAR, state="fresh")
+    yield Case("depth_upscale, kept, warm-up 20", AFTER, "base", CHINCHILLA, SOLAR, warmup=20)
+    yield Case("depth_upscale, kept, warm-up 100", AFTER, "base", CHINCHILLA, SOLAR, warmup=100)
+    yield Case("depth_upscale at 25 %", 585, "base", CHINCHILLA // 4, SOLAR, every=30)
+    # shrinking 6 layers to 4 with healing, against the 4 layers from scratch, which is "base"
+    yield Case("shrunk", AFTER, "scratch", None, {"use": "middle", "drop": 2})
+    # a released base has had its decay; then each trains on, and decays in the end
+    yield Case("base decayed", 140, "base", CHINCHILLA, decay=True)
+    yield Case("released, continued", 330, "base decayed")
+    yield Case("released, depth_upscale", AFTER, "base decayed", None, SOLAR)
+    yield Case(
+        "released, depth_upscale, fresh, warm-up 20", AFTER, "base decayed", None, SOLAR, state="fresh", warmup=20
+    )
+    for name, sources in WHICH.items():
+        yield Case(f"layers: {name}", AFTER, "base", CHINCHILLA, {"use": "layers", "sources": sources})
+    yield Case("scratch decayed", 140, "scratch", None, decay=True)
+    yield Case("continued decayed", 210, "continued at 200 %", None, decay=True)
+    yield Case("grown decayed", 140, "depth_upscale at 200 %", None, decay=True)
+
+
+def write_pages(books: Path, out: Path, megabytes: int = 45, page: int = 2000) -> None:
+    """Cut books in pages of about so many characters at the ends of paragraphs, and mix them."""
+    pages = []
+    with zstandard.open(books, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            gathered, size = [], 0
+            for paragraph in json.loads(line)["text"].split("\n\n"):
+                gathered.append(paragraph)
+                size += len(paragraph)
+                if size >= page:
+                    pages.append("\n\n".join(gathered))
+                    gathered, size = [], 0
+    random.Random(0).shuffle(pages)
+    room = megabytes * 1_000_000
+    with out.with_suffix(".part").open("w", encoding="utf-8") as file:
+        for text in pages:
+            room -= len(text.encode())
+            if room < 0:
+                break
+            file.write(json.dumps({"text": text}) + "\n")
+    out.with_suffix(".part").rename(out)
+
+
+def recipe_of(case: Case, seed: int, work: Path, folders: dict[str, Path], train: dict[str, Any] | None = None) -> Any:
+    """The recipe of a run; without `case.source` in `folders` it cannot be made."""
+    from headwater.recipe import Recipe  # after the environment is set
+
+    if case.source is None:
+        start: dict[str, Any] = {"use": "random", "model": {**MODEL, "num_layers": case.layers}, "seed": seed}
+    else:
+        folder = folders[case.source]
+        path = folder / ("checkpoint" if case.step is None else f"checkpoints/step-{case.step:06d}")
+        if case.step is not None and not path.is_dir():
+            path = folder / "checkpoint"  # the last step
+        start = {"use": "checkpoint", "path": str(path), "optimizer_state": case.state}
+        if case.growth is not None:
+            shrinks = case.growth["use"] == "middle"
+            more = {"use": "shrunk", "layers": case.growth} if shrinks else {"use": "grown", "growth": case.growth}
+            start = {"source": start, **more}
+    kind = {"use": "wsd", "decay_share": 1.0} if case.decay else {"use": "constant"}
+    return Recipe.model_validate(
+        {
+            "name": f"growth-{seed}",
+            "read": {"sources": {"books": {"use": "jsonl", "paths": str(work / "pages.jsonl"), "licence": "CC0-1.0"}}},
+            "split": {"fraction": 0.02, "max_bytes": "1MB"},
+            "tokenizer": {"use": "train_bpe", "vocab_size": VOCABULARY},
+            "encode": {},
+            "initialize": start,
+            "train": {
+                "steps": case.steps,
+                "sequence_length": SEQUENCE,
+                "batch_tokens": BATCH,
+                "optimizer": {"use": "muon"},
+                "schedule": {**kind, "warmup_steps": case.warmup},
+                "precision": "bf16",
+                "seed": seed if case.source is None else seed + LATE * (1 + (case.decay or "released" in case.name)),
+                "log_every": 20,
+                "validate_every": case.every,
+                "validation_tokens": 16_384,
+                "checkpoint_every": 35 if case.source is None else 0,
+                "checkpoint_interval": "60s",
+                "keep_last": 1000,
+            }
+            | (train or {}),
+            "report": None,
+            "machine": {"store": str(work / "store"), "runs": str(work / "runs"), "threads": 1, "workers": 1},
+        }
+    )
+
+
+def start_loss(recipe: Any, results: Any) -> dict[str, float]:
+    """Validation of the weights before their first step."""
+    from headwater.core.stage import Workspace
+    from headwater.model import checkpoint
+    from headwater.training.validation import Validation
+
+    model, _ = checkpoint.load_model(results.stages["initialize"] / "checkpoint")
+    out = Workspace(results.stages["train"], recipe.machine)
+    values = Validation(recipe.train, results.stages["encode"], {"books": 1}, out)(model, "cpu")
+    return {name: value["total"] for name, value in values.items()}
+
+
+def run_seed(work: Path, seed: int, only: str) -> None:
+    """Do all runs of a seed that are not done yet, and write a row for each."""
+    from headwater.core.log import read_metrics
+    from headwater.core.store import read_json
+    from headwater.flow import run
+
+    path = work / f"results-{seed}.jsonl"
+    rows = {row["case"]: row for row in map(json.loads, path.read_text().splitlines())} if path.is_file() else {}
+    folders: dict[str, Path] = {name: Path(row["folder"]) for name, row in rows.items()}
+    for case in cases():
+        if case.name in rows or (only not in case.name and case.source is not None):
+            continue
+        recipe = recipe_of(case, seed, work, folders)
+        clock = time.process_time()
+        results = run(recipe, until="train")
+        folder = results.stages["train"]
+        folders[case.name] = folder
+        counts = read_json(folder / "manifest.json")["counts"]
+        curve = [
+            [line["step"], line["validation_loss"]["total"], line["validation_bits_per_byte"]["total"]]
+            for line in read_metrics(folder / "metrics.jsonl")
+            if "validation_loss" in line
+        ]
+        first = start_loss(recipe, results)
+        given = rows[case.source] if case.source else None
+        before = 0.0
+        if given:
+            step = given["steps"] if case.step is None else case.step
+            before = given["flops_before"] + step * given["flops_per_step"]
+        rows[case.name] = {
+            "case": case.name,
+            "seed": seed,
+            "source": case.source,
+            "source_step": case.step,
+            "layers": recipe.initialize.model.num_layers if case.source is None else _layers(results),
+            "parameters": counts["parameters"],
+            "steps": counts["steps"],
+            "tokens_per_step": BATCH,
+            "flops_per_step": counts["flops_per_token"] * BATCH,
+            "flops_before": before,
+            "processor_seconds": time.process_time() - clock,
+            "curve": [[0, first["validation_loss"], first["validation_bits_per_byte"]], *curve],
+            "folder": str(folder),
+        }
+        with path.open("a") as file:
+            file.write(json.dumps(rows[case.name]) + "\n")
+        print(f"seed {seed}, {case.name}: {curve[-1][1]:.4f} nats, {time.process_time() - clock:.0f} CPU s", flush=True)
+
+
+def _layers(results: Any) -> int:
+    from headwater.model import checkpoint
+
+    return checkpoint.read_info(results.stages["initialize"] / "checkpoint").config.num_layers
+
+
+class Run(NamedTuple):
+    """One row of results: a case with one seed."""
+
+    layers: int
+    before: float
+    """What was spent before its first step, its source and that one's source included."""
+    costs: np.ndarray
+    """Spent after its first step, at each validation."""
+    losses: np.ndarray
+    """[nats per token]"""
+
+    @property
+    def totals(self) -> np.ndarray:
+        """Spent since random weights."""
+        return self.before + self.costs
+
+
+Runs = dict[tuple[str, int], Run]
+
+
+def read_runs(work: Path, per_step: dict[int, float] | None = None) -> Runs:
+    """All rows; costs in FLOPs, or in seconds where `per_step` gives those of a step by number of layers."""
+    rows = {}
+    for path in sorted(work.glob("results-*.jsonl")):
+        rows |= {(row["case"], row["seed"]): row for row in map(json.loads, path.read_text().splitlines())}
+    cost = {key: per_step[row["layers"]] if per_step else row["flops_per_step"] for key, row in rows.items()}
+
+    def before(key: tuple[str, int]) -> float:
+        row = rows[key]
+        if row["source"] is None:
+            return 0.0
+        source = row["source"], row["seed"]
+        step = row["source_step"] or rows[source]["steps"]
+        return before(source) + step * cost[source]
+
+    found = {}
+    for key, row in rows.items():
+        steps, losses, _ = np.array(row["curve"]).T
+        found[key] = Run(row["layers"], before(key), steps * cost[key], losses)
+    return found
+
+
+def cost_of(run: Run, loss: float) -> float:
+    """What was spent after the first step until the curve first comes down to a loss; infinite if it never does."""
+    below = np.flatnonzero(run.losses <= loss)
+    if not len(below):
+        return math.inf
+    at = below[0]
+    if at == 0:
+        return 0.0
+    share = (run.losses[at - 1] - loss) / (run.losses[at - 1] - run.losses[at])
+    return float(run.costs[at - 1] + share * (run.costs[at] - run.costs[at - 1]))
+
+
+def loss_at(run: Run, total: float) -> float:
+    """The loss when so much was spent since random weights; not a number beyond the end of the curve."""
+    inside = run.totals[0] <= total <= run.totals[-1] * 1.005
+    return float(np.interp(total, run.totals, run.losses)) if inside else math.nan
+
+
+def band(values: Sequence[float]) -> str:
+    """Mean and 95 % confidence band over seeds, by Student's t."""
+    known = [value for value in values if math.isfinite(value)]
+    if len(known) < len(values) or not known:
+        return f"not reached by {len(values) - len(known)} of {len(values)}" if values else "-"
+    mean = statistics.mean(known)
+    if len(known) < 2:
+        return f"{mean:.3f} (1 seed)"
+    half = STUDENT[len(known) - 1] * statistics.stdev(known) / math.sqrt(len(known))
+    return f"{mean:.3f} ± {half:.3f}"
+
+
+class Table:
+    """The comparisons of one unit of cost."""
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+
+    def seeds(self, *cases: str) -> list[int]:
+        """The seeds with which all of these cases were run."""
+        return [seed for seed in range(100) if all((case, seed) in self.runs for case in cases)]
+
+    def start(self, case: str) -> str:
+        """Loss before the first step."""
+        return band([self.runs[case, seed].losses[0] for seed in self.seeds(case)])
+
+    def end(self, case: str) -> str:
+        """Loss after the last."""
+        return band([self.runs[case, seed].losses[-1] for seed in self.seeds(case)])
+
+    def against(self, case: str, other: str) -> str:
+        """Loss at the end of a case less that of another when it had cost as much, its sources counted."""
+        pairs = [(self.runs[case, seed], self.runs[other, seed]) for seed in self.seeds(case, other)]
+        return band([run.losses[-1] - loss_at(control, run.totals[-1]) for run, control in pairs])
+
+    def saving(self, case: str, given: bool) -> str:
+        """Share of the cost that a case saves until it is as good as a model from scratch that cost as much as its end."""
+        found = []
+        for seed in self.seeds(case, "scratch"):
+            run, scratch = self.runs[case, seed], self.runs["scratch", seed]
+            total = min(run.totals[-1], scratch.totals[-1])
+            spent = cost_of(run, loss_at(scratch, total)) + (0.0 if given else run.before)
+            found.append(1 - spent / total)
+        return band(found)
+
+    def recovery(self, case: str) -> str:
+        """Steps, as a share of all of the case, until it is as good again as what it was made of."""
+        found = []
+        for seed in self.seeds(case, "base"):
+            run, base = self.runs[case, seed], self.runs["base", seed]
+            found.append(cost_of(run, loss_at(base, run.before)) / run.costs[-1])
+        return band(found)
+
+    def shrinking(self) -> str:
+        """Share of the cost from scratch that a shrunk model saves until it is as good, its source given."""
+        found = []
+        for seed in self.seeds("shrunk", "base"):
+            base = self.runs["base", seed]
+            total = base.totals[-1] * CHINCHILLA / (2 * CHINCHILLA)
+            found.append(1 - cost_of(self.runs["shrunk", seed], loss_at(base, total)) / total)
+        return band(found)
+
+
+def tell(work: Path, figure: Path | None) -> None:
+    """Print the tables, and draw the curves."""
+    flops = Table(read_runs(work))
+    speeds = json.loads((work / "speed.json").read_text()) if (work / "speed.json").is_file() else None
+    seconds = None
+    if speeds:
+        print(f"Processor seconds of a step, in turns in one process: {speeds}\n")
+        seconds = Table(read_runs(work, {int(layers): value for layers, value in speeds.items()}))
+    done = dict.fromkeys(case for case, _ in flops.runs)
+    print("| run | seeds | loss before its first step | at its end |\n|---|---|---|---|")
+    for case in done:
+        print(f"| {case} | {len(flops.seeds(case))} | {flops.start(case)} | {flops.end(case)} |")
+    print(
+        "\nDifferences of loss at the end of a run, at equal cost with all sources counted (below 0: growing is better); "
+        "savings up to the loss of a model from scratch of the same whole cost.\n"
+    )
+    head = "against scratch | against the base going on | saved, base given | saved, base counted | recovered after"
+    for unit, table in (("FLOPs", flops), ("seconds", seconds)):
+        if table is None:
+            continue
+        print(f"\n| equal {unit} | {head} |\n|---|---|---|---|---|---|")
+        for case in (case for case in done if case.startswith(("depth", "stack", "inter", "identity", "layers"))):
+            point = case.rpartition(" at ")[2] if " at " in case else "100 %"
+            control = f"continued at {point}" if f"continued at {point}" in done else "base"
+            cells = (
+                table.against(case, "scratch"),
+                table.against(case, control),
+                table.saving(case, given=True),
+                table.saving(case, given=False),
+                table.recovery(case),
+            )
+            print(f"| {case} | {' | '.join(cells)} |")
+        for case in (case for case in done if case.startswith("released, ") and case != "released, continued"):
+            print(f"| {case} | - | {table.against(case, 'released, continued')} | - | - | - |")
+        print(f"| grown and decayed | - | {table.against('grown decayed', 'continued decayed')} | - | - | - |")
+        print(f"\nShrunk, saved of training {BASE_LAYERS} layers from scratch, its source given: {table.shrinking()}")
+    if figure:
+        draw(flops, figure)
+
+
+def draw(table: Table, path: Path) -> None:
+    """The curves, means over seeds, against all that was spent."""
+    import altair
+
+    shown = [case for case in dict.fromkeys(case for case, _ in table.runs) if case in FIGURE]
+    points = []
+    for case in shown:
+        runs = [table.runs[case, seed] for seed in table.seeds(case)]
+        losses = np.mean([run.losses for run in runs], axis=0)
+        for spent, loss in zip(runs[0].totals, losses, strict=True):
+            points.append({"run": FIGURE[case], "PFLOP": spent / 1e15, "loss": loss})
+    low = min(point["loss"] for point in points)
+    scale = altair.Scale(domain=[low - 0.02, low + 0.6], clamp=False)
+    chart = (
+        altair.Chart(altair.Data(values=points))
+        .mark_line(clip=True, strokeWidth=1.5)
+        .encode(
+            x=altair.X("PFLOP:Q", title="PFLOP since random weights, sources counted"),
+            y=altair.Y("loss:Q", title="validation loss [nats per token]", scale=scale),
+            color=altair.Color("run:N", title=None, sort=list(FIGURE.values())),
+        )
+        .properties(width=640, height=380)
+    )
+    chart.save(path)
+
+
+def speed(work: Path, rounds: int = 12) -> None:
+    """Processor seconds of a step of both depths, taken in turns: the medians, for `tell`."""
+    from headwater.core.stage import Workspace
+    from headwater.flow import run
+    from headwater.training.train import Run as Training
+
+    trainings = {}
+    for layers in (BASE_LAYERS, GROWN_LAYERS):
+        recipe = recipe_of(Case("speed", 10_000, layers=layers), 0, work, {})
+        results = run(recipe, until="initialize")
+        out = Workspace(work / "speed" / str(layers), recipe.machine)
+        out.folder.mkdir(parents=True, exist_ok=True)
+        inputs = {"tokens": results.stages["encode"], "checkpoint": results.stages["initialize"]}
+        trainings[layers] = Training(recipe.train.model_copy(update={"validate_every": 0}), inputs, out)
+    times: dict[int, list[float]] = {layers: [] for layers in trainings}
+    for turn in range(rounds):
+        for layers, training in trainings.items():
+            for _ in range(5):
+                start = time.process_time()
+                training.step()
+                if turn:  # the first turn compiles
+                    times[layers].append(time.process_time() - start)
+    medians = {layers: statistics.median(values) for layers, values in times.items()}
+    (work / "speed.json").write_text(json.dumps(medians))
+    for layers, value in medians.items():
+        print(f"{layers} layers: {value * 1000:.1f} ms, {BATCH / value:,.0f} tokens per processor second")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=["run", "speed", "tell"])
+    parser.add_argument("--work", type=Path, default=Path("growth"), help="folder of all that is made")
+    parser.add_argument("--books", type=Path, help="books as jsonl.zst with a column text")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", default="", help="runs whose name has this in it, besides those from random weights")
+    parser.add_argument("--figure", type=Path, help="where to draw the curves (.svg or .png)")
+    given = parser.parse_args()
+    if given.verb == "tell":
+        tell(given.work, given.figure)
+        return
+    set_environment(TORCHINDUCTOR_COMPILE_THREADS="1", OMP_NUM_THREADS="1")
+    share_processor()
+    if given.verb == "speed":
+        speed(given.work)
+        return
+    given.work.mkdir(parents=True, exist_ok=True)
+    if not (given.work / "pages.jsonl").is_file():
+        write_pages(given.books, given.work / "pages.jsonl")
+    for seed in given.seeds:
+        run_seed(given.work, seed, given.only)
+
+
+if __name__ == "__main__":
+    main()
