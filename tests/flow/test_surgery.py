@@ -108,6 +108,7 @@ def test_a_shrunk_model_is_healed_by_its_source(place: Path) -> None:
     assert counts["initialize"]["shrunk"]["dropped"][0]["layer"] in (0, 1)
     assert counts["train"]["distilled"]["divergence"] > 0
     report = (results.folder / "report.md").read_text(encoding="utf-8")
+    assert "A teacher of " in report
     assert "Layers left out, one after another" in report
     assert "Shrunk: before and after, on " in report
     assert not plan(recipe).waiting
