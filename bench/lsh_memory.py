@@ -47,7 +47,8 @@ def write_sketches(folder: Path, documents: int) -> int:
         texts["key"], texts["check"] = generator.integers(1, 2**63, (2, SHARD), np.uint64)
         texts["row"] = np.arange(SHARD)
         sketch = Sketch(folder / ".done" / "sketches" / f"web-{number:05d}")
-        sketch.write(ids=np.zeros(SHARD, "S32"))
+        marks = np.zeros((SHARD, BANDS * 8), np.uint8)  # all alike: every meeting of keys is looked at
+        sketch.write(ids=np.zeros(SHARD, "S32"), marks=marks)
         partitions.write_records(sketch.folder / "near", records)
         partitions.write_records(sketch.folder / "text", texts)
     return copies

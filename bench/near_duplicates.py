@@ -101,14 +101,15 @@ def quality(language: str, count: int) -> None:
     sets = gram_sets(documents)
     best = most_similar(sets)
     rows = {}
-    for verify in (False, True):
+    kinds = {"plain": {"min_similarity": 0}, "default": {}, "verified": {"verify": True}}
+    for kind, changed in kinds.items():
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             with Shards(folder / "clean" / "documents", "web") as shards:
                 shards.write(documents_of("web", documents))
             out = Workspace(folder / "dedup", Machine(workers=1))
             out.folder.mkdir()
-            near = NearDuplicates(verify=verify)
+            near = NearDuplicates.model_validate(changed)
             dedup(Dedup(exact=False, near=near), {"documents": folder / "clean"}, out)
             kept = {
                 text
@@ -118,7 +119,7 @@ def quality(language: str, count: int) -> None:
             }
         gone = np.array([text not in kept for text in documents])
         near_ones, middle = best[0] >= 0.9, (best[0] >= 0.8) & (best[0] < 0.9)
-        rows[verify] = (gone[near_ones].mean(), gone[middle].mean(), (best[1][gone] >= 0.5).mean(), int(gone.sum()))
+        rows[kind] = (gone[near_ones].mean(), gone[middle].mean(), (best[1][gone] >= 0.5).mean(), int(gone.sum()))
     pairs = [(i, len(originals) + 2 * i + k) for i in range(len(originals)) for k in (0, 1)]
     known = {text: number for number, text in enumerate(documents)}
     both = [(known[originals[i]], known[(originals + copies)[j]]) for i, j in pairs]
@@ -127,9 +128,9 @@ def quality(language: str, count: int) -> None:
     agree = np.array([(marks[i] == marks[j]).mean() for i, j in both])
     error = (agree - 1 / 256) / (1 - 1 / 256) - true
     close = true >= 0.8
-    for verify, (high, medium, precise, dropped) in rows.items():
+    for kind, (high, medium, precise, dropped) in rows.items():
         print(
-            f"{language} {'verified' if verify else 'plain   '}: {len(documents):5d} documents, {int((best[0] >= 0.9).sum())}"
+            f"{language} {kind:8s}: {len(documents):5d} documents, {int((best[0] >= 0.9).sum())}"
             f" at >= .9 and {int(((best[0] >= 0.8) & (best[0] < 0.9)).sum())} at .8-.9; recall {high:.4f}, {medium:.4f};"
             f" {dropped} dropped, precision at .5 {precise:.4f}"
         )

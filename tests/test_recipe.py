@@ -29,6 +29,12 @@ def test_a_recipe_that_fits_is_loaded(tmp_path: Path) -> None:
     ("right", "wrong", "place", "problem"),
     [
         ("sources: [prose]", "sources: [pros]", "3: clean.steps.0.sources", "no source 'pros' in read.sources; did"),
+        (
+            "sources: [prose]}]",
+            "languages: [eng]}]",
+            "3: clean.steps.0.languages",
+            "no language 'eng'; did you mean 'en'?",
+        ),
         ("sources: [code]", "sources: [coed]", "8: dedup.sources", "no source 'coed' in read.sources; did"),
         ("{prose: 1, code: 2}", "{proes: 1}", "4: tokenizer.weights.proes", "no source 'proes' in read.sources; did"),
         ("{prose: 1, code: 1}", "{prose: 1, cod: 1}", "6: train.mixture.weights.cod", "no source 'cod' in"),
@@ -52,3 +58,11 @@ def test_what_does_not_fit_is_told_by_place(tmp_path: Path, right: str, wrong: s
         load(tmp_path / "bad.yaml")
     assert f"bad.yaml:{place}: " in str(caught.value)
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [", language: xyz", ", use: jsonl, fields: {language: lang}"])
+def test_a_language_that_a_source_brings_is_known(tmp_path: Path, more: str) -> None:
+    source = more if "use:" in more else f"{more}, use: text"
+    recipe = RECIPE.replace("{use: text, paths: a.txt}", "{paths: a.txt" + source + "}")
+    (tmp_path / "own.yaml").write_text(recipe.replace("sources: [prose]}]", "languages: [xyz]}]"))
+    assert load(tmp_path / "own.yaml")

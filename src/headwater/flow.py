@@ -17,9 +17,9 @@ from headwater.advice.delivery import Delivery, delivery
 from headwater.advice.estimate import Estimate, derived_model, estimate
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
-from headwater.core.hardware import free_disk_bytes, share_processor
+from headwater.core.hardware import Machine, free_disk_bytes, share_processor
 from headwater.core.log import logger
-from headwater.core.stage import Stage, Step, Store, door, perform, stage_named
+from headwater.core.stage import Stage, Step, Store, door, library_versions, perform, stage_named
 from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
 from headwater.core.units import format_bytes, format_seconds
 from headwater.model.config import Export
@@ -31,10 +31,13 @@ from headwater.report import Report
 DOCUMENTS = ("split", "decontaminate", "dedup", "clean", "read")
 """Who hands on documents: the last of these that is in the recipe."""
 
+BEFORE_EXPORT = (*reversed(DOCUMENTS), "encode", "initialize", "train", "evaluate")
+"""What the model card tells of."""
+
 FLOW = (
     Stage("read", "headwater.documents.read:read", {}, version=2),
     Stage("clean", "headwater.documents.clean:clean", {"documents": ("read",)}),
-    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[3:]}, version=2),
+    Stage("dedup", "headwater.documents.dedup:dedup", {"documents": DOCUMENTS[3:]}, version=3),
     Stage("decontaminate", "headwater.documents.decontaminate:decontaminate", {"documents": DOCUMENTS[2:]}),
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
     Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
@@ -46,11 +49,20 @@ FLOW = (
         "headwater.evaluation.evaluate:evaluate",
         {"tokens": ("encode",), "tokenizer": ("tokenizer",), "start": ("initialize",), "checkpoint": ("train",)},
     ),
-    Stage("export", "headwater.model.hf:export", {"tokenizer": ("tokenizer",), "checkpoint": ("train", "initialize")}),
+    Stage(
+        "export",
+        "headwater.export:export",
+        {"documents": DOCUMENTS, "tokenizer": ("tokenizer",), "checkpoint": ("train", "initialize")},
+        version=2,
+        evidence=BEFORE_EXPORT,
+    ),
 )
 """Every stage but the report, in the order of the flow."""
 
-CONVERT = "headwater.model.hf:convert"
+CONVERT = "headwater.export:convert"
+LADDER = "headwater.training.ladder:ladder"
+
+TABLE = "headwater.training.phases:write_rows"
 
 REPORT = Stage("report", "headwater.report:report", {stage.name: (stage.name,) for stage in FLOW})
 """The report reads whatever has been done."""
@@ -111,7 +123,17 @@ class Plan:
         model = (
             [f"model: {self.model.describe()}", *(f"  {number}" for number in self.derived), ""] if self.model else []
         )
-        return "\n".join([*lines, "", *mixture, *model, self.summary()])
+        return "\n".join([*lines, "", *mixture, *model, *self.notes(), self.summary()])
+
+    def notes(self) -> list[str]:
+        """Libraries that have another version now than when finished stages were made; nothing runs anew for that."""
+        now, stages = library_versions(), {}
+        for step in self.steps:
+            before = step.manifest()["versions"] if step.finished else {}
+            for name, version in before.items():
+                if now.get(name, version) != version:
+                    stages.setdefault(f"{name} {version} (now {now[name]})", []).append(step.name)
+        return [f"note: {', '.join(names)}: made with {library}" for library, names in stages.items()]
 
     def summary(self) -> str:
         """The plan in a sentence."""
@@ -179,11 +201,11 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 
 
 def settings_of(recipe: Recipe, stage: Stage) -> Config:
-    """A stage's settings; the report's title is the recipe's name unless it has one of its own."""
-    if stage is not REPORT:
-        return getattr(recipe, stage.name)
-    report = recipe.report or Report()
-    return report.model_copy(update={"title": report.title or recipe.name, "about": report.about or recipe.about})
+    """A stage's settings; the title of report and model card is the recipe's name unless they have one of their own."""
+    settings = getattr(recipe, stage.name) or Report()
+    if not isinstance(settings, Report | Export):
+        return settings
+    return settings.model_copy(update={"title": settings.title or recipe.name, "about": settings.about or recipe.about})
 
 
 def plan(recipe: Recipe, until: str | None = None) -> Plan:
@@ -260,17 +282,18 @@ def report_so_far(recipe: Recipe) -> Results:
     return Results(recipe.name, link(recipe, steps), {step.name: step.folder for step in steps}, (REPORT.name,))
 
 
-def export_to(recipe: Recipe, folder: Path, step: int | None = None) -> Path:
-    """Write a model of a recipe that has been trained as a Hugging Face folder elsewhere; returns the folder.
+def export_to(recipe: Recipe, folder: Path | None = None, step: int | None = None) -> Path:
+    """Write a model of a recipe that has been trained elsewhere, as its section export says; returns the folder.
 
     Args:
         recipe: whose model.
-        folder: where; must not exist.
+        folder: where; must not exist. By default a folder of the recipe's name and the format in the current one.
         step: training step of the checkpoint; by default the final one.
 
     Raises:
         StoreError: the model is not trained yet, or the folder exists.
         InputError: there is no checkpoint of this step; names those there are.
+        MismatchError: the written files do not compute what the model computes.
     """
     steps = {planned.name: planned for planned in plan(recipe).steps}
     trained = steps.get("train")
@@ -284,9 +307,56 @@ def export_to(recipe: Recipe, folder: Path, step: int | None = None) -> Path:
             known = ", ".join(map(str, sorted(found)))
             raise InputError(f"has no checkpoint of step {step}", place=recipe.name, hint=f"there are: {known}")
         source = found[step]
+    stage = stage_named(FLOW, "export")
     settings = recipe.export or Export()
-    door(CONVERT)(source, steps["tokenizer"].folder / "tokenizer", folder, settings.dtype)
+    folder = folder or Path(f"{recipe.name}-{settings.format}")
+    inputs = {role: steps[name].folder for role, name in _sources(stage, steps).items() if steps[name].finished}
+    door(CONVERT)(
+        settings_of(recipe.model_copy(update={"export": settings}), stage), inputs, source, folder, recipe.machine
+    )
     return folder
+
+
+def speed(recipe: Recipe | None) -> tuple[str, list[dict[str, Any]]]:
+    """Train a few steps with one improvement after another: what was trained, and a row for each.
+
+    Args:
+        recipe: whose model and micro-batch to take; None for a model that suits the machine.
+
+    Raises:
+        RecipeError: the recipe does not tell the shape of its model, or does not train.
+        MismatchError: the recipe is to use CUDA, and there is none.
+    """
+    if recipe is None:
+        return door(LADDER)(None, None, Machine())
+    config, _ = derived_model(plan(recipe).steps)
+    if config is None or recipe.train is None:
+        problem = "does not tell the shape of a model to train"
+        raise RecipeError(problem, place=recipe.name, hint="take one with initialize.use=random and a section train")
+    return door(LADDER)(config, recipe.train, recipe.machine)
+
+
+def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
+    """Write the rows that training reads, in its order, as a parquet file; returns how many rows there are.
+
+    Args:
+        recipe: whose tokens; its documents are encoded already.
+        path: the file, which must not exist.
+        steps: of how many training steps; by default of all, or of one epoch where a budget decides how many there are.
+
+    Raises:
+        StoreError: the documents are not encoded yet.
+        RecipeError: the recipe does not train.
+        MismatchError: the mixture cannot deliver so many steps.
+    """
+    found = {planned.name: planned for planned in plan(recipe).steps}
+    if recipe.train is None or "encode" not in found:
+        problem = "no training rows without the sections encode and train"
+        raise RecipeError(problem, place=recipe.name, hint="add them; train says how long a row is")
+    if not found["encode"].finished:
+        hint = f"headwater run {recipe.name} --until encode"
+        raise StoreError("the documents are not encoded yet", place=recipe.name, hint=hint)
+    return door(TABLE)(recipe.train, found["encode"].folder, path, steps)
 
 
 def check_disk(planned: Plan) -> None:
@@ -345,7 +415,8 @@ def _link(path: Path, target: Path) -> None:
 
 def _sources(stage: Stage, steps: Mapping[str, Step]) -> dict[str, str]:
     """Role -> the stage that fills it: the first candidate that is in the recipe."""
-    found = {role: [name for name in names if name in steps] for role, names in stage.inputs.items()}
+    wanted = {**stage.inputs, **{name: (name,) for name in stage.evidence}}
+    found = {role: [name for name in names if name in steps] for role, names in wanted.items()}
     return {role: names[0] for role, names in found.items() if names}
 
 

@@ -16,9 +16,9 @@ from headwater.core.store import atomic_path, read_json
 from headwater.documents.document import read_batches, shards_in, source_of
 from headwater.documents.inspect import stages_at
 from headwater.documents.sources.removal import Search
-from headwater.tokens.loader import Batches
 from headwater.tokens.shards import HELD_OUT, TRAINING
 from headwater.training.config import Train
+from headwater.training.phases import PhasedBatches
 
 PARTS = ("documents", "held_out", "dropped")
 """Folders of shards in a stage of documents."""
@@ -212,7 +212,7 @@ def _first_steps(train: Path, encode: Path, places: Mapping[str, list[int]]) -> 
     """The first step, counted from 0, that saw each document; of those that were seen at all."""
     manifest = read_json(train / "manifest.json")
     settings = Train.model_validate(manifest["settings"])
-    batches = Batches(encode, settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed)
+    batches = PhasedBatches(encode, settings)
     steps = manifest["counts"]["steps"]
     found = (batches.steps_with(source, index, steps) for source, indexes in places.items() for index in indexes)
     return [steps_with[0] for steps_with in found if steps_with]

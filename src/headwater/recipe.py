@@ -14,16 +14,18 @@ from headwater.core.config import Config, KeyPath, nearest
 from headwater.core.errors import InputError, MismatchError
 from headwater.core.hardware import Machine
 from headwater.documents.clean import Clean
+from headwater.documents.cleaning.classify import LANGUAGES
 from headwater.documents.decontaminate import Decontaminate
 from headwater.documents.dedup import Dedup
 from headwater.documents.read import Read
 from headwater.documents.split import Split
 from headwater.evaluation.config import Evaluate
-from headwater.model.config import Export, HuggingFaceWeights, RandomWeights
+from headwater.model.config import Export, GgufWeights, HuggingFaceWeights, RandomWeights
 from headwater.model.start import GrownWeights, Initialize, ShrunkWeights
 from headwater.report import Report
 from headwater.tokens.encode import Encode
 from headwater.tokens.extend import Extend
+from headwater.tokens.mixture import Mixture
 from headwater.tokens.tokenizer import Tokenizer, TrainBpe
 from headwater.tokens.trim import Trim
 from headwater.training.config import Train
@@ -128,16 +130,13 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
             if name not in sources:
                 place = (*path, name) if isinstance(names, Mapping) else path
                 yield place, f"no source '{name}' in read.sources{nearest(name, sources)}"
-    if recipe.train and (weights := recipe.train.mixture.known_weights):
-        for name in sources:
-            if name not in weights:
-                yield ("train", "mixture", "weights"), f"source '{name}' has no weight; give it one (0 leaves it out)"
-    if isinstance(recipe.tokenizer, Extend | Trim):
-        start = recipe.initialize
-        source = start.source if isinstance(start, GrownWeights | ShrunkWeights) else start
-        path = Path(recipe.tokenizer.path).expanduser()
-        if isinstance(source, HuggingFaceWeights) and source.path == path and source.vocabulary is None:
-            yield ("initialize",), "the model has no rows for the changed tokenizer; set vocabulary: {use: means}"
+    for place, mixture in _mixtures(recipe):
+        if weights := mixture.known_weights:
+            for name in sources:
+                if name not in weights and name not in mixture.replay:
+                    yield (*place, "weights"), f"source '{name}' has no weight; give it one (0 leaves it out)"
+    yield from _unknown_languages(recipe)
+    yield from _rows_without_tokens(recipe)
     if isinstance(recipe.initialize, RandomWeights):
         context = recipe.initialize.context_length
         for path, asked in (
@@ -146,11 +145,50 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         ):
             if asked and asked > context:
                 yield path, f"{asked} tokens are more than the model's context_length {context}"
+        for index, phase in enumerate(recipe.train.phases if recipe.train else ()):
+            if phase.rope_theta:
+                context = max(context, phase.sequence_length or 0)
+            if phase.sequence_length and phase.sequence_length > context:
+                problem = f"{phase.sequence_length} tokens are more than the model's context_length {context}"
+                yield ("train", "phases", index, "sequence_length"), f"{problem}; a rope_theta would extend it"
         if isinstance(recipe.tokenizer, TrainBpe):
             try:
                 recipe.initialize.derive(recipe.tokenizer.vocab_size)
             except MismatchError as error:
                 yield ("initialize", "dial"), error.problem
+
+
+def _unknown_languages(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Find steps for languages that no document can be of: the model knows no such code, and no source brings it."""
+    sources = recipe.read.sources.values()
+    fields = [getattr(source, name, None) for source in sources for name in ("fields", "columns")]
+    if recipe.clean is None or any(getattr(one, "language", None) for one in fields):
+        return
+    known = LANGUAGES | {getattr(source, "language", None) or "" for source in sources}
+    steps = [(recipe.clean.written(index), step.languages or ()) for index, step in enumerate(recipe.clean.chosen)]
+    for index, codes in dict.fromkeys(steps):
+        for code in codes:
+            if code not in known:
+                yield ("clean", "steps", index, "languages"), f"no language '{code}'{nearest(code, known)}"
+
+
+def _mixtures(recipe: Recipe) -> Iterator[tuple[KeyPath, Mixture]]:
+    """The mixtures of a recipe, that of the run and those of its phases, and where they stand."""
+    if recipe.train:
+        yield ("train", "mixture"), recipe.train.mixture
+        for index, phase in enumerate(recipe.train.phases):
+            if phase.mixture:
+                yield ("train", "phases", index, "mixture"), phase.mixture
+
+
+def _rows_without_tokens(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Find a tokenizer that is changed while the model that it is from stays as it is."""
+    if isinstance(recipe.tokenizer, Extend | Trim):
+        start = recipe.initialize
+        source = start.source if isinstance(start, GrownWeights | ShrunkWeights) else start
+        path = Path(recipe.tokenizer.path).expanduser()
+        if isinstance(source, HuggingFaceWeights | GgufWeights) and source.path == path and source.vocabulary is None:
+            yield ("initialize",), "the model has no rows for the changed tokenizer; set vocabulary: {use: means}"
 
 
 def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
@@ -163,11 +201,13 @@ def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
         yield ("dedup", "sources"), recipe.dedup.sources
     if isinstance(recipe.tokenizer, TrainBpe | Extend):
         yield ("tokenizer", "weights"), recipe.tokenizer.weights or ()
-    if recipe.train:
-        mixture = recipe.train.mixture
-        yield ("train", "mixture", "weights"), mixture.known_weights or ()
-        yield ("train", "mixture", "upsample"), mixture.upsample
-        yield ("train", "mixture", "copies"), mixture.copies
-        yield ("train", "mixture", "max_epochs"), mixture.max_epochs if isinstance(mixture.max_epochs, dict) else ()
+    for place, mixture in _mixtures(recipe):
+        yield (*place, "weights"), mixture.known_weights or ()
+        yield (*place, "upsample"), mixture.upsample
+        yield (*place, "replay"), mixture.replay
+        yield (*place, "copies"), mixture.copies
+        yield (*place, "max_epochs"), mixture.max_epochs if isinstance(mixture.max_epochs, dict) else ()
+    if recipe.train and recipe.train.forgetting:
+        yield ("train", "forgetting", "sources"), recipe.train.forgetting.sources
     if recipe.evaluate:
         yield ("evaluate", "prompts_from"), recipe.evaluate.prompts_from

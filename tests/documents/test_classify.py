@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from headwater.core.errors import InputError
 from headwater.documents.cleaning import language_model
-from headwater.documents.cleaning.classify import Language, model_file
+from headwater.documents.cleaning.classify import LANGUAGES, Language, model_file
 from headwater.documents.cleaning.features import Features
 from headwater.documents.document import documents_of
 
@@ -162,3 +162,14 @@ def test_accuracy_on_the_declaration_of_human_rights(shared_data: Path) -> None:
     labels = batch.with_columns(Language(use="language")(batch).columns).rows.column("language").to_pylist()
     assert len(texts) > 800
     assert sum(map(str.__eq__, labels, wanted)) / len(texts) > 0.985
+
+
+def test_languages_are_those_of_the_model() -> None:
+    assert set(language_model.load(model_file()).labels) == LANGUAGES
+
+
+def test_a_language_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"keep: no language 'eng'; did you mean 'en'\?"):
+        Language(use="language", keep=("de", "eng"))
+    with pytest.raises(ValidationError, match="min_scores: no language 'xx'"):
+        Language(use="language", min_scores={"xx": 0.5})

@@ -235,6 +235,61 @@ def test_robots_txt_speaks_to_us_by_name(tmp_path: Path) -> None:
     assert site.times[2] - site.times[1] >= 0.3
 
 
+def test_who_has_opted_out_of_training_is_left_out(tmp_path: Path) -> None:
+    def with_header(name: str, value: str) -> Any:
+        return lambda request: request.give(200, page("Header"), Content_Type="text/html", **{name: value})
+
+    def text(content: str) -> Any:
+        return lambda request: request.give(200, content.encode(), Content_Type="text/plain")
+
+    reserved = [
+        {"location": "/free/*", "tdm-reservation": 0},
+        {"location": "/free/not/", "tdm-reservation": 1},
+        {"location": "/*.asp$", "tdm-reservation": "1"},
+    ]
+    pages = {
+        "/ai.txt": text("# Spawning\nUser-Agent: *\nDisallow: /art/\nAllow: /\n"),
+        "/.well-known/tdmrep.json": text(orjson.dumps(reserved).decode()),
+        "/art/1": page("Art"),
+        "/free/1": page("Free"),
+        "/free/not/1": page("Not"),
+        "/a.asp": page("Asp"),
+        "/a.aspx": page("Aspx"),
+        "/header": with_header("TDM_Reservation", "1"),
+        "/noai": with_header("X_Robots_Tag", "noindex, noai"),
+        "/noimageai": with_header("X_Robots_Tag", "noimageai"),
+        "/meta": page("Meta", head='<META content="1" name="tdm-reservation">'),
+        "/robots-meta": page("Robots", head="<meta name='robots' content='nofollow,noai'>"),
+    }
+    with serving(Site(pages)) as server:
+        paths = [path for path in pages if path not in ("/ai.txt", "/.well-known/tdmrep.json")]
+        _, found, dropped = run(tmp_path / "out", crawl(server, *paths))
+        asked = [path for _, path, _ in server.seen]
+    out = ("/art/1", "/free/not/1", "/a.asp", "/header", "/noai", "/meta", "/robots-meta")
+    assert reasons(dropped, server) == dict.fromkeys(out, "opted_out")
+    assert sorted(row["url"].removeprefix(server.url) for row in found) == ["/a.aspx", "/free/1", "/noimageai"]
+    assert not any(row["text"] for row in dropped)
+    assert asked.count("/ai.txt") == asked.count("/.well-known/tdmrep.json") == 1
+    assert "/art/1" not in asked
+
+
+@pytest.mark.parametrize(
+    "content", [b"---\ntitle: facts for assistants\n---\n# Disallow: nothing", page("Not found"), b"\xff\x00"]
+)
+def test_other_files_of_these_names_are_no_opt_out(tmp_path: Path, content: bytes) -> None:
+    pages = dict.fromkeys(("/ai.txt", "/.well-known/tdmrep.json"), content) | {"/a": page("A")}
+    with serving(Site(pages)) as server:
+        _, found, dropped = run(tmp_path / "out", crawl(server, "/a"))
+    assert len(found) == 1
+    assert not dropped
+
+
+def test_opt_outs_that_cannot_be_asked_for_keep_us_out(tmp_path: Path) -> None:
+    with serving(Site({"/a": page("A"), "/ai.txt": lambda request: request.give(503)})) as server:
+        problem = problem_of(tmp_path, crawl(server, "/a"))
+    assert "robots_unreachable 1" in problem
+
+
 def test_a_host_that_wants_very_long_pauses_is_left_alone(tmp_path: Path) -> None:
     site = Site({"/a": page("A")}, robots="User-agent: *\nCrawl-delay: 100000\n")
     with serving(site) as server:
@@ -247,7 +302,7 @@ def test_one_request_at_a_time_with_pauses(tmp_path: Path) -> None:
         other = server.url.replace("127.0.0.1", "localhost")
         run(tmp_path / "out", crawl(server, *site.pages, delay=0.2))
         gaps = [after - before for before, after in zip(site.times, site.times[1:], strict=False)]
-        assert len(gaps) == 4
+        assert len(gaps) == 6
         assert min(gaps) >= 0.2
         assert site.most_at_once == 1
         site.times.clear()
@@ -255,7 +310,7 @@ def test_one_request_at_a_time_with_pauses(tmp_path: Path) -> None:
         started = time.monotonic()
         run(tmp_path / "two", crawl(server, *names, delay=0.2))
         assert time.monotonic() - started < 0.2 * 2 * len(site.pages) + 0.6  # two hosts side by side
-        assert len(site.times) == 10
+        assert len(site.times) == 14
 
 
 def test_links_are_followed_within_the_host_and_the_limits(tmp_path: Path) -> None:
@@ -416,14 +471,19 @@ def test_a_redirect_into_a_private_network_is_refused(tmp_path: Path, monkeypatc
 
             def public_once(address: str) -> bool:
                 seen.append(address)
-                return len(seen) <= 2 or judge(address)  # robots.txt and the page of public.test
+                return len(seen) <= 4 or judge(address)  # robots.txt, opt-outs and the page of public.test
 
             monkeypatch.setattr(web_client, "is_public", public_once)
             url = server.url.replace("127.0.0.1", "public.test")
             problem = problem_of(tmp_path, crawl(server, f"{url}/out", allow_private=False))
             assert "private_address 1" in problem
             assert inner.seen == []
-            assert [path for _, path, _ in server.seen] == ["/robots.txt", "/out"]
+            assert [path for _, path, _ in server.seen] == [
+                "/robots.txt",
+                "/ai.txt",
+                "/.well-known/tdmrep.json",
+                "/out",
+            ]
             assert server.seen[0][2]["Host"] == url.removeprefix("http://")
 
 

@@ -161,6 +161,33 @@ def test_nothing_to_look_for_is_an_error(tmp_path: Path) -> None:
     assert error.value.place.endswith("bad.jsonl:2")
     with pytest.raises(EmptyResultError, match="no documents"):
         run(tmp_path / "none", [], {"quiz": quiz})
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"fields": ["a"]}, "has no item with 8 words in a field"),
+        ({"fields": ["q", "question"]}, None),  # the stage reads all items, the plan only as far as it must
+        ({"fields": ["question"]}, "has a field 'question'"),
+        ({"paths": "none.jsonl"}, "no such file"),
+        ({}, None),
+    ],
+)
+def test_what_cannot_be_looked_for_is_told_before_anything_runs(
+    tmp_path: Path, change: dict[str, Any], problem: str | None
+) -> None:
+    items = [{"q": "one two three four five six seven eight", "a": "So."}, {"q": "Why?", "a": "No."}]
+    quiz = {"use": "jsonl", "paths": jsonl(tmp_path, items), "fields": ["q"]} | change
+    settings = Decontaminate.model_validate({"benchmarks": {"quiz": quiz}})
+    if problem is None:
+        assert settings.fingerprint(lambda path: path.name)
+        return
+    with pytest.raises((InputError, EmptyResultError), match=problem):
+        settings.fingerprint(lambda path: path.name)
+
+
+def test_settings_that_make_no_sense(tmp_path: Path) -> None:
+    quiz = {"use": "jsonl", "paths": str(tmp_path / "quiz.jsonl"), "fields": ["q"]}
     for wrong in ({"margin_words": 2}, {"ngram": 8, "min_words": 9}, {"benchmarks": {}}, {"ngram": 14}):
         with pytest.raises(ValidationError):
             Decontaminate.model_validate({"benchmarks": {"quiz": quiz}} | wrong)

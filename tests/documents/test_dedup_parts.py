@@ -131,6 +131,21 @@ def test_the_copy_of_the_best_source_stays(tmp_path: Path) -> None:
             Dedup.model_validate(wrong)
 
 
+def test_the_copy_of_the_highest_score_stays(tmp_path: Path) -> None:
+    metas = ['{"q": -3}', None, '{"q": 0.25}', '{"q": true}', '{"q": 0.5, "k": 1}', '{"q": "9"}', '{"q": 0.5}']
+    given = {
+        "a": [(f"number {place}", {"url": "https://a.org", "meta": meta}) for place, meta in enumerate(metas)],
+        "b": [("b1", {"url": "https://b.org"}), ("b2", {"url": "https://b.org", "meta": '{"q": -1e9}'})],
+        "c": [("c1", {"url": "https://c.org"}), ("c2", {"url": "https://c.org"})],
+    }
+    _, out = run(tmp_path / "q", given, url=True, keep="quality", score="q")
+    assert kept(out) == ["number 4", "b2", "c1"]
+    with pytest.raises(InputError, match="no document has a number 'quality' in its meta"):
+        run(tmp_path / "none", given, url=True, keep="quality")
+    with pytest.raises(ValidationError, match="score needs keep: quality"):
+        Dedup.model_validate({"score": "q"})
+
+
 def test_each_source_can_keep_its_own(tmp_path: Path, english: list[str]) -> None:
     text = max(english, key=len)
     _, out = run(tmp_path, {"a": [text, text], "b": [text, "b " + text]}, per_source=True, near={}, **ALL)
@@ -346,8 +361,29 @@ def test_verified_pairs_are_as_similar_as_asked(tmp_path: Path, english: list[st
     middle = [number for number in range(len(texts)) if 0.8 <= best[number] < 0.9]
     assert sum(number not in left for number in middle) / len(middle) >= 0.93
     assert {row["threshold"] for row in corpus.rows(out.folder / "dropped")} == {0.8}
-    with pytest.raises(ValidationError, match="needs verify: true"):
-        Dedup.model_validate({"near": {"min_similarity": 0.8}})
+    with pytest.raises(ValidationError, match="verify: true needs a min_similarity above 0"):
+        Dedup.model_validate({"near": {"verify": True, "min_similarity": 0}})
+
+
+def test_sketches_keep_apart_what_meets_by_chance(tmp_path: Path, english: list[str]) -> None:
+    """Pages made from one template: each shares a good third of its n-grams with all others."""
+    generator = random.Random(4)
+    known = sorted({word for text in english[:50] for word in text.split() if word.isalpha()})
+    template = generator.choices(known, k=80)
+    pages = [" ".join([*template, *generator.choices(known, k=60)]) for _ in range(150)]
+    copies = [
+        " ".join("another" if place == 100 else word for place, word in enumerate(page.split())) for page in pages[:20]
+    ]
+    sets = [reference.shingles(text, 5) for text in pages]
+    best = [max(reference.jaccard(one, two) for j, two in enumerate(sets) if j != i) for i, one in enumerate(sets)]
+    gone = {}
+    for name, near in (("plain", {"min_similarity": 0}), ("sketches", {}), ("texts", {"verify": True})):
+        _, out = run(tmp_path / name, {"web": pages + copies}, shard_bytes=30_000, exact=False, near=near)
+        left = set(kept(out))
+        gone[name] = {number for number, text in enumerate(pages + copies) if text not in left}
+    assert max(best) < 0.5
+    assert len([number for number in gone["plain"] if number < len(pages)]) >= 20
+    assert gone["sketches"] == gone["texts"] == set(range(len(pages), len(pages) + 20))
 
 
 def test_editions_that_share_a_third_stay_apart(tmp_path: Path, english: list[str]) -> None:

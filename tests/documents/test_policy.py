@@ -119,6 +119,9 @@ def test_bad_lists_are_one_line(tmp_path: Path) -> None:
         Url(use="url", urls_file=tmp_path / "none").files()
     (tmp_path / "bad").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read as a list"):
-        Url(use="url", urls_file=tmp_path / "bad").judge("https://a.org/")
+        Url(use="url", urls_file=tmp_path / "bad").files()
+    (tmp_path / "empty").write_text("# nothing yet\n\n")
+    with pytest.raises(InputError, match="holds no entry: nothing would be blocked"):
+        Url(use="url", opted_out_file=tmp_path / "empty").files()
     with pytest.raises(ValidationError, match="does nothing"):
         Url(use="url")

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from headwater.core.errors import EmptyResultError, InputError
+from headwater.core.config import Config
+from headwater.core.errors import EmptyResultError, InputError, UnreachableError
 from headwater.core.hardware import Machine
-from headwater.core.stage import Workspace
+from headwater.core.stage import Stage, Store, Workspace, perform
+from headwater.core.store import HashMemory
 from headwater.documents.document import read_batches, shards_in
 from headwater.documents.read import Read, read
+from headwater.documents.sources.files import Span
+from headwater.documents.sources.formats import JsonLines
+from headwater.documents.sources.source import Intake
+from headwater.documents.sources.urls import Told
 
 PACK = {
     "": bytes,
@@ -51,8 +58,9 @@ def hash_file(path: Path) -> str:
 def problem_of(folder: Path, source: dict[str, Any], **more: Any) -> str:
     """The line that a user sees, after checking that nothing half-written would be taken for a result."""
     with pytest.raises((InputError, EmptyResultError)) as caught:
-        run(folder / "out", source, **more)
-    assert not (folder / "out" / "documents").exists()
+        run(folder / "refused", source, **more)
+    assert not (folder / "refused" / "documents").exists()
+    shutil.rmtree(folder / "refused", ignore_errors=True)
     assert caught.value.hint
     return str(caught.value)
 
@@ -232,10 +240,10 @@ def test_finished_parts_are_not_read_again(tmp_path: Path) -> None:
     (tmp_path / "c.txt.gz").write_bytes(whole[:-4])
     source = {"use": "text", "paths": str(tmp_path / "*.*")}
     with pytest.raises(InputError, match=r"c.txt.gz"):
-        run(tmp_path / "out", source, shard_bytes=100)
+        run(tmp_path / "out", source, shard_bytes=100, max_damaged_files=0)
     (tmp_path / "a.txt").write_text("x" * 100)  # not seen: its part is done
     (tmp_path / "c.txt.gz").write_bytes(whole)
-    counts, found, _ = run(tmp_path / "out", source, shard_bytes=100)
+    counts, found, _ = run(tmp_path / "out", source, shard_bytes=100, max_damaged_files=0)
     assert [text[0] for text in texts(found)] == ["a", "b", "c"]
     assert counts["documents_out"] == 3
     again, found, _ = run(tmp_path / "out", source, shard_bytes=100)  # killed between the last shard and the manifest
@@ -419,13 +427,28 @@ def test_a_wrong_column_names_the_right_one(tmp_path: Path) -> None:
 def test_a_truncated_file_is_named(tmp_path: Path, source: dict[str, Any], ending: str, keep: float) -> None:
     words = [hashlib.sha256(str(number).encode()).hexdigest() * 20 for number in range(3000)]
     content = PACK[ending](b"".join(orjson.dumps({"text": word}) + b"\n" for word in words))
-    path = tmp_path / f"a.jsonl{ending}"
+    path = tmp_path / f"b.jsonl{ending}"
     path.write_bytes(content[: int(len(content) * keep)])
-    problem = problem_of(tmp_path, {**source, "paths": str(path)})
-    assert problem.startswith(f"{path}: cannot be read to its end (Truncated compressed stream); ")
-    if "split" in source and keep > 0.9:
-        count = int(problem.split("its first ")[1].split(" documents")[0])
-        assert 1500 < count < 3000
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "whole"}')
+    settings = {**source, "paths": str(tmp_path / "*.jsonl*")}
+    out = Workspace(tmp_path / "out", Machine(workers=1))
+    counts = read(Read.model_validate({"sources": {"web": settings}}), {}, out)
+    found, lost = texts(rows(tmp_path / "out" / "documents")), rows(tmp_path / "out" / "dropped")
+    assert "whole" in found[0], "files before it are read"
+    assert "whole" in found[-1], "files behind it are read"
+    assert [(row["rule"], row["url"], row["text"]) for row in lost] == [("damaged_file", str(path), "")]
+    assert f"{path}: cannot be read to its end (Truncated compressed stream)" in lost[0]["detail"]
+    assert counts["sources"]["web"]["dropped"] == {"damaged_file": 1}
+    assert [warning.split(", of which")[0] for warning in out.warnings] == ["read.sources.web: 1 file is damaged"]
+    assert str(path) in out.warnings[0]
+    if source["use"] == "jsonl" or "split" in source:
+        assert f"its first {len(found) - 2} lines" in lost[0]["detail"]
+        assert 0.9 * keep < len(found) / 3000 < keep + 0.01, "all but the last few bytes before the damage"
+    problem = problem_of(tmp_path, settings, max_damaged_files=0)
+    assert "1 file is damaged, more than max_damaged_files 0 allows: " in problem
+    alone = problem_of(tmp_path, {"use": "text", "paths": str(path)})
+    assert alone.startswith(f"{path}: cannot be read to its end (Truncated compressed stream)")
 
 
 def test_a_file_that_is_not_what_its_name_says(tmp_path: Path) -> None:
@@ -442,8 +465,54 @@ def test_a_damaged_parquet_file(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 2000] = bytes(2000)
     path.write_bytes(content)
-    problem = problem_of(tmp_path, {"use": "parquet", "paths": str(path)})
-    assert problem.startswith(f"{path}: cannot be read to its end")
+    (tmp_path / "b.parquet").write_bytes(path.read_bytes()[:-20])
+    pq.write_table(pa.table({"text": ["whole"]}), tmp_path / "c.parquet")
+    counts, found, lost = run(tmp_path / "out", {"use": "parquet", "paths": str(tmp_path)}, shard_bytes=1 << 18)
+    assert len(found) > 10_000, "row groups before and behind the damage are read"
+    assert found[-1]["text"] == "whole"
+    details = [row["detail"] for row in lost]
+    assert any(detail.startswith(f"{path}: cannot be read to its end") for detail in details)
+    assert any(detail.startswith(f"{tmp_path}/b.parquet: is not a Parquet file, or only") for detail in details)
+    assert counts["dropped"]["damaged_file"]["documents"] == len(lost)
+    assert "2 files are damaged" in problem_of(
+        tmp_path, {"use": "parquet", "paths": str(tmp_path)}, max_damaged_files=1
+    )
+
+
+def test_a_disk_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there the next time must not be left out for good."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 100)
+
+    class Failing:
+        closed = False
+
+        def read(self, size: int) -> bytes:
+            raise TimeoutError("timed out")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("headwater.documents.sources.files.urls.is_url", lambda _: True)
+    monkeypatch.setattr("headwater.documents.sources.files.urls.opened", lambda _: Told(Failing()))
+    source = JsonLines(use="jsonl", paths=("a.jsonl",))
+    with (
+        Intake("web", tmp_path / "out", "web-0", 1 << 20, 0.01) as intake,
+        pytest.raises(UnreachableError, match="timed out"),
+    ):
+        source.read((Span("a.jsonl"),), intake)
+    assert not intake.damaged
+
+
+def test_what_was_read_is_kept_when_a_server_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(settings: Any, inputs: Any, out: Workspace) -> Any:
+        (out.folder / "done").write_text("")
+        raise UnreachableError("is away", place="s3://bucket", hint="wait")
+
+    monkeypatch.setitem(globals(), "failing_door", failing)
+    stage = Stage("read", f"{__name__}:failing_door", {})
+    step = Store(tmp_path).plan(stage, Config(), {}, HashMemory(tmp_path / "hashes.json"))
+    with pytest.raises(UnreachableError):
+        perform(step, Machine(workers=1))
+    assert (step.partial / "done").exists()
 
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:
@@ -451,6 +520,24 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:
         for _ in range(66):
             file.write(b" " * (1 << 20))
     problem = problem_of(tmp_path, {"use": "jsonl", "paths": str(tmp_path)})
-    assert "goes on for 64 MiB without the end of a line" in problem
+    assert "yields no documents; 1 records were read and dropped: too_long 1" in problem
+    assert "may have 64 MiB: check `use` and `split`" in problem
     problem = problem_of(tmp_path, {"use": "text", "paths": str(tmp_path / "a.jsonl.gz")})
-    assert "is larger than 64 MiB, too much for one document" in problem
+    assert "dropped: too_long 1" in problem
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("use", ["jsonl", "text", "csv", "parquet"])
+def test_any_source_can_be_cut_short(tmp_path: Path, use: str, workers: int) -> None:
+    for number in range(4):
+        words = [f"file {number} line {line}" for line in range(50)]
+        if use == "parquet":
+            pq.write_table(pa.table({"text": words}), tmp_path / f"{number}.parquet", row_group_size=10)
+            continue
+        lines = [orjson.dumps({"text": word}).decode() for word in words] if use == "jsonl" else words
+        lines = ["text", *lines] if use == "csv" else lines
+        (tmp_path / f"{number}.{'txt' if use == 'text' else use}").write_text("\n".join(lines))
+    source = {"use": use, "paths": str(tmp_path), "max_documents": 70} | ({"split": "lines"} if use == "text" else {})
+    counts, found, _ = run(tmp_path / "out", source, workers, shard_bytes=200)
+    assert texts(found) == [f"file {n // 50} line {n % 50}" for n in range(70)]
+    assert counts["documents_in"] == 70

@@ -66,6 +66,17 @@ def test_what_is_on_a_list_is_no_document_and_kept_nowhere(place: Path, line: di
     assert bool(out.warnings) == (len(left) == 3), "a list without effect is told"
 
 
+def test_lines_that_fit_nothing_are_named_by_their_place_alone(place: Path) -> None:
+    """What a line says is what is to be forgotten: it must not come into a manifest or report."""
+    wanted = [{"meta": {"author": "Joan"}}, {"meta": {"author": "Jonas"}}, {"id": "0" * 32}, {"url": LINES[0]["url"]}]
+    (place / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in wanted))
+    out = Workspace(place / "out", Machine(workers=1))
+    counts = read(settings(place, forget=str(place / "list.jsonl")), {}, out)
+    assert counts["dropped"]["forgotten"]["documents"] == 2
+    path = place / "list.jsonl"
+    assert out.warnings == [f"read.forget: 2 of 4 lines fit documents, 2 in all; these fit none: {path}:2, {path}:3"]
+
+
 def test_the_list_is_part_of_the_identity(place: Path) -> None:
     (place / "list.jsonl").write_text('{"source": "notes"}\n')
     with_list = settings(place, forget=[str(place / "list.jsonl")])

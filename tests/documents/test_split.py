@@ -97,14 +97,23 @@ def test_bounds_in_documents_and_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "problem"),
     [
-        (["only one"], "source 'small' has 1 documents, too few to hold out 10"),
+        (["only one"], "source 'small' has 1 document, too few to hold out 10"),
         (numbered(19), "source 'small' has 19 documents, too few to hold out 10"),
         (["same"] * 1000, "most of the 1000 documents of source 'small' are copies of a few"),
     ],
 )
-def test_a_source_that_is_too_small_is_named(tmp_path: Path, texts: list[str], problem: str) -> None:
+def test_a_source_that_is_too_small_is_trained_on_whole(tmp_path: Path, texts: list[str], problem: str) -> None:
+    for name, documents in {"big": numbered(100), "small": texts}.items():
+        with Shards(tmp_path / "both" / "documents", name, SCHEMA, 400) as shards:
+            shards.write(documents_of(name, documents))
+    out = Workspace(tmp_path / "split", Machine(workers=1))
+    counts = split(Split(), {"documents": tmp_path / "both"}, out)
+    assert texts_in(tmp_path / "split" / "documents")["small"] == texts
+    assert list(texts_in(tmp_path / "split" / "held_out")) == ["big"]
+    assert counts["sources"]["small"]["held_out"] == {"documents": 0, "bytes": 0}
+    assert [warning.startswith(f"split: {problem}") for warning in out.warnings] == [True]
     with pytest.raises(InputError) as caught:
-        run(tmp_path, {"big": numbered(100), "small": texts})
+        run(tmp_path, {"small": texts})
     assert str(caught.value).startswith(f"split: {problem}")
     assert caught.value.hint
     assert not (tmp_path / "out" / "held_out").exists()

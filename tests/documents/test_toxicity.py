@@ -58,7 +58,10 @@ def test_bad_lists(tmp_path: Path) -> None:
         Toxicity(use="toxicity", lists={"en": tmp_path / "none"}).files()
     (tmp_path / "empty").write_text("\n# nothing\n")
     with pytest.raises(InputError, match="holds no words"):
-        Toxicity(use="toxicity", lists={"en": tmp_path / "empty"})(Features(documents_of("w", ["x"], language="en")))
+        Toxicity(use="toxicity", lists={"en": tmp_path / "empty"}).files()
+    (tmp_path / "bad").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="cannot be read as a list"):
+        Toxicity(use="toxicity", lists={"en": tmp_path / "bad"}).files()
 
 
 def test_real_lists_spare_ordinary_text(shared_data: Path, many_scripts: dict[str, list[str]]) -> None:

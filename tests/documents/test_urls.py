@@ -57,7 +57,11 @@ def test_every_compression_here_and_elsewhere(tmp_path: Path, memory: Any, endin
 @pytest.mark.parametrize("ending", [".bz2", ".xz"])
 def test_cut_off_files_are_named(tmp_path: Path, ending: str) -> None:
     (tmp_path / f"a.jsonl{ending}").write_bytes(PACK[ending](b"".join(LINES))[:-9])
-    assert "cannot be read to its end" in problem_of(tmp_path, {"use": "jsonl", "paths": str(tmp_path)})
+    (tmp_path / "b.jsonl").write_text('{"text": "b"}')
+    _, found, lost = run(tmp_path / "out", {"use": "jsonl", "paths": str(tmp_path)})
+    assert texts(found)[-1] == "b"
+    assert [row["rule"] for row in lost] == ["damaged_file"]
+    assert "cannot be read to its end" in lost[0]["detail"]
 
 
 def test_folders_patterns_and_urls_of_files(tmp_path: Path, memory: Any) -> None:

@@ -243,6 +243,23 @@ def test_bodies_that_are_cut_off_or_broken_are_kept_aside(tmp_path: Path) -> Non
     assert {row["url"][-1] for row in lost} == {"1", "2", "3"}
 
 
+def test_pages_that_object_to_training_are_left_out(tmp_path: Path) -> None:
+    kind = b"Content-Type: text/html"
+    bodies = [
+        http(html()),
+        http(html(), kind, b"TDM-Reservation: 1"),
+        http(html().replace(b"<head>", b"<head><meta name=tdm-reservation content=1>")),
+        http(html(), kind, b"X-Robots-Tag: noai, noimageai"),
+    ]
+    content = b"".join(warc(body, place) for place, body in enumerate(bodies))
+    counts, documents, lost = run(tmp_path, content, "a.warc")
+    assert len(documents) == 1
+    assert dropped(counts) == {"opted_out": 3}
+    assert not any(row["text"] for row in lost)
+    kept = run(tmp_path / "kept", content, "a.warc", opted_out="keep")[1]
+    assert len(kept) == 4
+
+
 # ---------------------------------------------------------------------------------------------------------- damage
 
 

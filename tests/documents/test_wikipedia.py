@@ -23,6 +23,8 @@ from headwater.documents.document import read_batches, shards_in
 from headwater.documents.read import Read, read
 from headwater.documents.sources.wikitext import plain_text
 
+from .reading import run as read_source
+
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="de"><siteinfo><sitename>Wikipedia</sitename>
 <base>https://de.wikipedia.org/wiki/Wikipedia:Hauptseite</base><namespaces><namespace key="0"/>
 <namespace key="6">Datei</namespace><namespace key="14">Kategorie</namespace></namespaces></siteinfo>"""
@@ -138,18 +140,23 @@ def test_multistream_dumps_are_read_to_the_end(tmp_path: Path) -> None:
         ("w.xml", dump(page("A", "a"))[:-5], "its first 1 pages could be read"),
         ("w.xml", dump(page("A", "a") + "<page><title></page>"), "its first 1 pages could be read"),
         ("w.xml", dump(page("A", "a")).replace(b">a<", b">\x01<"), "cannot be read to its end"),
-        ("w.xml", b"<html><body>no dump</body></html>", "holds no page of a MediaWiki dump"),
+        ("w.xml", b"<html><body>no dump</body></html>", "holds no page of a MediaWiki"),
         ("w.xml", dump(), "holds no page"),
         ("w.xml", b"\xff\xfe\x00", "cannot be read to its end"),
         ("w.xml", b"<a>" * 100_000, "cannot be read to its end"),
         ("w.xml", dump(page("A", "x" * (11 << 20))), "cannot be read to its end"),
     ],
 )
-def test_damage_ends_in_a_clear_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        run(tmp_path, content, name)
-    assert caught.value.place.endswith(name)
-    assert caught.value.hint
+def test_damage_is_named_and_the_rest_is_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "a.xml").write_bytes(dump(page("First", "first")))
+    (tmp_path / "all" / name).write_bytes(content)
+    (tmp_path / "all" / "z.xml").write_bytes(dump(page("Last", "last")))
+    _, found, lost = read_source(tmp_path / "out", {"use": "wikipedia", "paths": str(tmp_path / "all")})
+    assert [found[0]["text"], found[-1]["text"]] == ["first", "last"]
+    assert [row["rule"] for row in lost] == ["damaged_file"]
+    assert lost[0]["url"] == str(tmp_path / "all" / name)
+    assert message in lost[0]["detail"]
 
 
 def test_an_entity_bomb_does_not_grow(tmp_path: Path) -> None:

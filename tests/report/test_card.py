@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ def test_it_names_sources_licences_and_what_was_dropped(card: str, evidence: Evi
         assert f"| {name} | {counts['documents_out']} |" in card
     for (stage, rule), counts in evidence.dropped.items():
         assert f"| {stage} | {rule} | {counts['documents']} |" in card
+
+
+def test_settings_are_written_as_in_a_recipe(card: str) -> None:
+    assert not re.search(r"\b(None|True|False)\b", card)
+    assert "'" not in "".join(line for line in card.splitlines() if line.startswith(("- read", "- clean", "- dedup")))
 
 
 def test_it_says_what_was_not_done(card: str) -> None:

@@ -9,33 +9,57 @@ import pyarrow.parquet as pq
 import pytest
 
 from headwater.core.errors import MismatchError
-from headwater.tokens.loader import Batches, HeldOutBatches
+from headwater.tokens.loader import NOT_COUNTED, Batches, HeldOutBatches
 from headwater.tokens.mixture import Mixture
-from headwater.tokens.packing import permutation
+from headwater.tokens.packing import BestFit, Concatenate, permutation
 from headwater.tokens.shards import TokenFolder
 
 LENGTHS = {"prose": [40, 7, 90, 33, 15, 120, 4, 8, 61], "code": [200, 3, 77, 12, 150, 31]}
 
 
-def open_batches(folder: Path, seed: int = 0, batch_sequences: int = 4) -> Batches:
-    return Batches(folder, Mixture(weights={"prose": 3, "code": 1}), 24, batch_sequences, seed)
+def open_batches(folder: Path, seed: int = 0, batch_sequences: int = 4, packing: str = "concatenate") -> Batches:
+    use = {"concatenate": Concatenate, "best_fit": BestFit}[packing](use=packing)
+    return Batches(folder, Mixture(weights={"prose": 3, "code": 1}), 24, batch_sequences, seed, use)
 
 
-def test_rows_hold_the_tokens_of_their_documents(make_tokens):
+@pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
+def test_rows_hold_the_tokens_of_their_documents(make_tokens, packing: str):
     folder = make_tokens(**LENGTHS)
-    batches = open_batches(folder)
+    batches = open_batches(folder, packing=packing)
     sources = {name: TokenFolder(folder).source(name) for name in LENGTHS}
+    padded = 0
     for step in range(30):
         batch = batches.batch(step)
         assert batch.tokens.shape == batch.targets.shape == batch.documents.shape == (4, 24)
         assert batch.tokens.dtype == batch.targets.dtype == batch.documents.dtype == np.int32
+        counted = 0
         for index, row in enumerate(batches.rows(step)):
-            parts = [sources[row.source].document(p.document)[p.first : p.first + p.tokens] for p in row.pieces]
-            expected = np.concatenate(parts)
-            assert batch.tokens[index].tolist() == expected[:-1].tolist()
-            assert batch.targets[index].tolist() == expected[1:].tolist()
-            numbers = np.repeat(np.arange(len(parts)), [len(part) for part in parts])[:-1]
-            assert batch.documents[index].tolist() == numbers.tolist()
+            wholes = [np.append(sources[row.source].document(p.document), 0) for p in row.pieces]
+            inputs = [whole[p.first : p.first + p.tokens] for whole, p in zip(wholes, row.pieces, strict=True)]
+            targets = [whole[p.first + 1 : p.first + p.tokens + 1] for whole, p in zip(wholes, row.pieces, strict=True)]
+            numbers = np.repeat(np.arange(len(inputs)), [len(part) for part in inputs])
+            empty = 24 - len(numbers)
+            assert batch.tokens[index].tolist() == [*np.concatenate(inputs), *[0] * empty]
+            assert batch.targets[index].tolist() == [*np.concatenate(targets), *[NOT_COUNTED] * empty]
+            assert batch.documents[index].tolist() == [*numbers, *[len(inputs)] * empty]
+            counted += len(numbers)
+            padded += empty
+        assert batches.counted_targets(step) == counted == np.count_nonzero(batch.targets != NOT_COUNTED)
+    assert (padded > 0) == (packing == "best_fit")
+
+
+@pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 6])
+def test_ranks_share_a_batch_whatever_their_number(make_tokens, packing: str, ranks: int):
+    """Rank r of R has rows r, r + R ...: any micro-batch of all ranks together is a run of the batch's rows."""
+    batches = open_batches(make_tokens(**LENGTHS), batch_sequences=12, packing=packing)
+    for step in (0, 7):
+        whole = batches.batch(step)
+        parts = [batches.batch(step, rank, ranks) for rank in range(ranks)]
+        for name in ("tokens", "targets", "documents"):
+            mine = [getattr(part, name) for part in parts]
+            assert np.array_equal(np.stack(mine, axis=1).reshape(12, 24), getattr(whole, name))
+        assert sum(np.count_nonzero(part.targets >= 0) for part in parts) == batches.counted_targets(step)
 
 
 def test_a_step_depends_on_nothing_but_seed_and_step(make_tokens):
@@ -159,8 +183,9 @@ def test_without_held_out_documents_there_are_no_batches(make_tokens):
         HeldOutBatches(make_tokens(code=[]), "code", 24, 4, max_tokens=67)
 
 
+@pytest.mark.parametrize("packing", [Concatenate(use="concatenate"), BestFit(use="best_fit")], ids=lambda p: p.use)
 @pytest.mark.parametrize("copies", [{}, {"prose": {"use": "cluster_size", "copies": {1: 2}}}])
-def test_the_steps_that_saw_a_document_are_known_without_looking(make_tokens, copies):
+def test_the_steps_that_saw_a_document_are_known_without_looking(make_tokens, copies, packing):
     folder, steps = make_tokens(**LENGTHS), 37
     if copies:
         for path in (folder / "training").glob("*.parquet"):
@@ -168,15 +193,12 @@ def test_the_steps_that_saw_a_document_are_known_without_looking(make_tokens, co
             sizes = pa.array([1.0] * len(index), pa.float32())
             pq.write_table(index.set_column(5, "cluster_size", sizes), path)
     mixture = Mixture.model_validate({"weights": {"prose": 3, "code": 1}, "copies": copies})
-    batches = Batches(folder, mixture, 24, 4, 0)
+    batches = Batches(folder, mixture, 24, 4, 0, packing)
     seen: dict[tuple[str, int], set[int]] = {}
     for step in range(steps):
         for row in batches.rows(step):
-            left = 24  # inputs; the last token of a row is only a target
             for piece in row.pieces:
-                if left > 0:
-                    seen.setdefault((row.source, piece.document), set()).add(step)
-                left -= piece.tokens
+                seen.setdefault((row.source, piece.document), set()).add(step)
     for source, lengths in LENGTHS.items():
         for document in range(len(lengths)):
             expected = sorted(seen.get((source, document), ()))

@@ -12,8 +12,8 @@ from headwater.advice.estimate import TYPICAL, TYPICAL_FLOPS_PER_SECOND, TYPICAL
 from headwater.core.errors import MismatchError
 from headwater.core.stage import Step
 from headwater.core.units import format_count
-from headwater.tokens.loader import Batches
-from headwater.tokens.mixture import Mixture, MixturePlan
+from headwater.tokens.mixture import MixturePlan, together
+from headwater.training.phases import PhasedBatches, stretches
 
 DOCUMENT_STAGES = ("read", "clean", "dedup", "decontaminate", "split")
 
@@ -23,23 +23,34 @@ class Delivery:
     """The mixture of a run that has not been trained yet.
 
     Attributes:
-        plan: rows, tokens and epochs of each source.
+        plans: rows, tokens and epochs of each source, by phase; one without a name for a run without phases.
         basis: `counted` when the tokens are on disk, else `estimated`.
         ends_by: `tokens`, or `budget` when the machine's speed decides how many there are.
         problem: why this cannot be delivered, as far as an estimate can tell.
     """
 
-    plan: MixturePlan
+    plans: Mapping[str, MixturePlan]
     basis: str
     ends_by: str
     problem: str | None = None
 
+    @property
+    def plan(self) -> MixturePlan:
+        """All phases together."""
+        return together(list(self.plans.values()))
+
     def rows(self) -> list[dict[str, Any]]:
-        """One row per source, for a table or as JSON."""
-        return [{"source": name, **numbers} for name, numbers in self.plan.to_json().items()]
+        """One row per phase and source, then one per source for all phases; for a table or as JSON."""
+        phases = self.plans if len(self.plans) == 1 else {**self.plans, "all phases": self.plan}
+        return [
+            ({"phase": phase} if phase else {}) | {"source": name, **numbers}
+            for phase, plan in phases.items()
+            for name, numbers in plan.to_json().items()
+        ]
 
     def __str__(self) -> str:
         """A table, and what is wrong with it."""
+        rows = self.rows()
         header = ("source", "weight", "requested tokens", "available tokens", "deliverable tokens", "epochs")
         table = [header] + [
             (
@@ -50,19 +61,23 @@ class Delivery:
                 f"{row['deliverable_tokens']:,}",
                 f"{row['epochs']:.2f}",
             )
-            for row in self.rows()
+            for row in rows
         ]
-        widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+        names = 1
+        if "phase" in rows[0]:
+            names, phases = 2, ["phase", *(row["phase"] for row in rows)]
+            table = [(phase, *cells) for phase, cells in zip(phases, table, strict=True)]
+        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
         lines = [
             "  ".join(
-                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+                cell.ljust(w) if i < names else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
             )
             for row in table
         ]
-        tokens = format_count(self.plan.rows * self.plan.sequence_length)
         how = "as counted on disk" if self.basis == "counted" else "estimated from the size of the text"
         more = ", as many as the time is expected to allow" if self.ends_by == "budget" else ""
-        lines.insert(0, f"mixture of {tokens} training tokens{more} ({how}):")
+        lines.insert(0, f"mixture of {format_count(self.plan.tokens)} training tokens{more} ({how}):")
         return "\n".join([*lines, *([f"!! {self.problem}"] if self.problem else [])])
 
 
@@ -79,27 +94,30 @@ def delivery(steps: Sequence[Step], store: Path) -> Delivery | None:
     settings: Any = train.settings
     rows, ends_by = _rows(steps, settings, store)
     if named["encode"].finished:
-        batches = Batches(
-            named["encode"].folder, settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed
-        )
-        return _checked(settings.mixture, batches.tokens, settings.sequence_length, rows, "counted", ends_by)
-    tokens = _estimated_tokens(named)
-    return _checked(settings.mixture, tokens, settings.sequence_length, rows, "estimated", ends_by)
+        tokens = [batches.tokens for batches in PhasedBatches(named["encode"].folder, settings).phases]
+        return _checked(settings, tokens, rows, "counted", ends_by)
+    estimated = _estimated_tokens(named)
+    return _checked(settings, [estimated] * max(len(settings.phases), 1), rows, "estimated", ends_by)
 
 
-def _checked(
-    mixture: Mixture, tokens: Mapping[str, int], sequence_length: int, rows: int, basis: str, ends_by: str
-) -> Delivery:
-    plan, problem = mixture.outline(tokens, sequence_length, rows), None
+def _checked(settings: Any, tokens: Sequence[Mapping[str, int]], rows: int, basis: str, ends_by: str) -> Delivery:
+    """The delivery of a run; `tokens` are those of each source, by phase, `rows` those of a run without phases."""
+    plans, problem = {}, None
+    for stretch, available in zip(stretches(settings), tokens, strict=True):
+        of = stretch.settings
+        count = rows if stretch.phase is None else (stretch.steps or 0) * of.batch_sequences
+        plans[stretch.name] = of.mixture.outline(available, of.sequence_length, count)
+    found = Delivery(plans, basis, ends_by)
     try:
-        plan.check()
+        for plan in (*plans.values(), found.plan):
+            plan.check()
     except MismatchError as error:
         if basis == "counted" and ends_by == "tokens":
             raise
         problem = f"{error.problem}; {error.hint}"
         if ends_by == "budget":
             problem = f"training may end before its budget, because {error.problem}"
-    return Delivery(plan, basis, ends_by, problem)
+    return Delivery(plans, basis, ends_by, problem)
 
 
 def _rows(steps: Sequence[Step], settings: Any, store: Path) -> tuple[int, str]:

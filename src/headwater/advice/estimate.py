@@ -18,6 +18,7 @@ from headwater.core.store import read_json
 from headwater.model.config import RandomWeights
 from headwater.model.dial import Derivation
 from headwater.model.shape import ModelConfig
+from headwater.training.phases import stretches
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ TYPICAL = {
     "initialize": Rate(3, 0, 1.0, 0, 0),
     "train": Rate(40, 0, 1.0, 0, 0),
     "evaluate": Rate(30, 0, 1.0, 1_000_000, 0),
-    "export": Rate(1, 0, 1.0, 0, 0),
+    "export": Rate(10, 0, 1.0, 0, 0),
     "report": Rate(4, 0, 1.0, 5_000_000, 0),
 }
 """Source: the shipped demo recipe on 2 cores of two server processors of 2021 and 2024, between the two;
@@ -112,7 +113,10 @@ def _of_model(step: Step, model: ModelConfig | None, trained: dict[str, Any] | N
     disk = 4 * parameters * copies
     if settings.budget:
         return Estimate(fixed + settings.budget, disk, "budget")
-    flops = settings.planned_tokens * (model.flops_per_token(settings.sequence_length) if model else 0)
+    flops = 0
+    for stretch in stretches(settings) if model else ():
+        per_token = model.flops_per_token(stretch.settings.sequence_length) if model else 0
+        flops += (stretch.steps or 0) * settings.batch_tokens * per_token
     if trained and trained["counts"].get("flops_per_token"):
         speed = trained["counts"]["tokens_per_second"] * trained["counts"]["flops_per_token"]
         return Estimate(fixed + flops / speed, disk, "formula, measured speed")

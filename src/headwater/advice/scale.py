@@ -18,6 +18,8 @@ DUMP_BYTES = {"wet": 8e12, "warc": 80e12}
 files a dump, WARC 70 to 100 TiB, WET 6 to 9 TiB."""
 LEAST_SECONDS = 1.0
 """A stage that took less beyond its start is too short to be a measure."""
+LEAST_SAMPLE_BYTES = 20_000_000
+"""A smaller sample is read and cleaned in about the time that workers take to start."""
 DAY = 86_400
 
 
@@ -85,7 +87,10 @@ class Scale:
         short = [s.stage for s in self.stages if s.measured_seconds < LEAST_SECONDS]
         if short:
             lines.append(f"!! too short to measure well: {', '.join(short)}; take a larger sample")
-        if factor > 10_000:
+        if self.sample_bytes < LEAST_SAMPLE_BYTES:
+            least = format_bytes(LEAST_SAMPLE_BYTES)
+            lines.append(f"!! no estimate: what so small a sample took was starting up; take {least} or more")
+        elif factor > 10_000:
             lines.append("!! the sample is less than a ten-thousandth: expect to be wrong by half, either way")
         return "\n".join(lines)
 

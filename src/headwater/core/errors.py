@@ -3,6 +3,7 @@
 HeadwaterError
 ├── RecipeError          a recipe cannot be understood; lists every problem with file and line
 ├── InputError           a file, folder or record of the user cannot be used
+│   └── UnreachableError a disk, server or bucket did not give it this time
 ├── EmptyResultError     a source yields nothing, or a filter drops everything
 ├── MismatchError        two parts do not fit together (tokenizer and vocabulary, shards and tokenizer)
 ├── StoreError           the store is locked, damaged or full
@@ -59,6 +60,10 @@ class RecipeError(HeadwaterError):
 
 class InputError(HeadwaterError):
     """A file, folder or record of the user is missing, unreadable, empty, truncated or of the wrong form."""
+
+
+class UnreachableError(InputError):
+    """A disk, server or bucket does not give what it may give the next time: what was done so far is kept."""
 
 
 class EmptyResultError(HeadwaterError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from headwater.core.config import Config
 from headwater.core.errors import MismatchError
@@ -36,6 +37,9 @@ class Machine(Config):
     """Threads of tensor arithmetic; 0 means one per processor core."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; `auto` takes a GPU when there is one."""
+    foreign_python: str | None = None
+    """Python of another environment, in which transformers or llama-cpp-python are installed: with it an export is checked
+    by them. By default they are looked for in Headwater's own; `off` leaves the check to the independent reader."""
     watts: float = Field(default=0.0, ge=0)
     """Electrical power of this machine under load [W], for the energy estimate; 0 means the built-in guess."""
     usd_per_hour: float = Field(default=0.0, ge=0)
@@ -43,6 +47,15 @@ class Machine(Config):
     the two around it, when it is made anew by `headwater report`."""
     carbon_grams_per_kwh: float = Field(default=475.0, ge=0)
     """Carbon intensity of the electricity [g CO2e per kWh]. Source: world average used by codecarbon."""
+
+    @field_validator("store", "runs")
+    @classmethod
+    def _is_folder(cls, path: str) -> str:
+        if "://" in path:
+            raise ValueError(
+                f"'{path}' is a URL, not a folder; mount the bucket and give the folder (docs/guides/cluster.md)"
+            )
+        return path
 
     @property
     def processor_workers(self) -> int:
@@ -66,6 +79,14 @@ def core_count(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return max(1, min(cores, -(-int(allowed) // int(period))))
     except (OSError, ValueError):  # no control groups, or "max": no limit
         return cores
+
+
+def cache_folder() -> Path:
+    """Where things that were fetched are kept: XDG_CACHE_HOME, by default ~/.cache, and in it `headwater`.
+
+    Source: the XDG Base Directory Specification.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "headwater"
 
 
 def colour_allowed() -> bool:
@@ -97,6 +118,18 @@ def share_processor() -> None:
     Source: docs/lab-notes.md.
     """
     set_environment(GOMP_SPINCOUNT="10000")
+
+
+def release_freed_memory() -> None:
+    """Hand freed memory back to the system, which threads would else each keep for themselves; between passes over the data.
+
+    Does nothing where the C library is not glibc. Source: malloc_trim(3).
+    """
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory() -> None:
@@ -172,12 +205,13 @@ def tensor_device(machine: Machine) -> str:
 def measure_peak_flops_per_second(device: str, precision: Literal["fp32", "bf16"], seconds: float = 0.6) -> float:
     """Measure the rate of square matrix products [FLOP/s]: what MFU is a share of.
 
-    The best of several short trials, because a busy machine only ever makes a trial slower.
+    The best of many short trials, because a busy machine only ever makes a trial slower, and a trial of 1 ms fits
+    between two turns of other programs.
     """
     import torch
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    size = 1024 if device == "cpu" else 8192
+    size = 512 if device == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty(size, size, device=device, dtype=dtype)
 
@@ -193,6 +227,24 @@ def measure_peak_flops_per_second(device: str, precision: Literal["fp32", "bf16"
     while time.perf_counter() < end:
         best = min(best, trial())
     return 2 * size**3 / best
+
+
+def fast_fp32_products() -> bool:
+    """Have torch multiply fp32 matrices by oneDNN where that is true fp32; says whether it does.
+
+    torch's "medium" allows bf16 inside, which oneDNN uses on processors with AMX; on others it computes in fp32, and
+    faster than MKL does on AMD. So the error decides.
+    """
+    import torch
+
+    a = torch.linspace(-1, 1, 256 * 256).view(256, 256).sin()
+    exact = a.double() @ a.double()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    if float((a @ a - exact).abs().max()) < 1e-4 * float(exact.abs().max()):  # bf16: about 4e-3
+        return True
+    torch.set_float32_matmul_precision(before)
+    return False
 
 
 def git_commit(folder: Path) -> str | None:

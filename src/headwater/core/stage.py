@@ -25,7 +25,14 @@ from typing import Any
 
 from headwater.core import hardware, log
 from headwater.core.config import Config, difference, nearest
-from headwater.core.errors import EmptyResultError, HeadwaterError, InputError, MismatchError, StoreError
+from headwater.core.errors import (
+    EmptyResultError,
+    HeadwaterError,
+    InputError,
+    MismatchError,
+    StoreError,
+    UnreachableError,
+)
 from headwater.core.hardware import Machine
 from headwater.core.store import (
     HashMemory,
@@ -57,6 +64,9 @@ class Stage:
     """Role -> names of stages that can fill it; the first that is in the recipe does."""
     version: int = 1
     """Raise it when the same settings would now give another result."""
+    evidence: tuple[str, ...] = ()
+    """Stages whose records it reads as well, where they are in the recipe, as inputs under their own names. Only what is
+    read of them decides: their manifests are checked, not every file."""
 
 
 class Workspace:
@@ -182,8 +192,8 @@ def perform(step: Step, machine: Machine, *, anew: bool = False) -> dict[str, An
         if (step.folder / "manifest.json").is_file() and not anew:  # another run finished it meanwhile
             return step.manifest()
         inputs = {role: source.folder for role, source in step.inputs.items()}
-        for source in step.inputs.values():
-            check_fully(source.folder)
+        for role, source in step.inputs.items():
+            check_quickly(source.folder) if role in step.stage.evidence else check_fully(source.folder)
         started = datetime.datetime.now(datetime.UTC)
         clock = time.perf_counter()
         out = Workspace(step.partial, machine)
@@ -195,7 +205,10 @@ def perform(step: Step, machine: Machine, *, anew: bool = False) -> dict[str, An
         except OSError as error:
             _keep_seconds(step.partial, seconds_before + time.perf_counter() - clock)
             raise storage_error(error, step.partial) from error
-        except (InputError, EmptyResultError, MismatchError):
+        except (InputError, EmptyResultError, MismatchError) as error:
+            if isinstance(error, UnreachableError):
+                _keep_seconds(step.partial, seconds_before + time.perf_counter() - clock)
+                raise
             shutil.rmtree(step.partial, ignore_errors=True)  # its result can never be finished: leave nothing behind
             raise
         except BaseException:

@@ -34,7 +34,7 @@ from headwater.documents.document import (
     source_of,
     text_buffer,
 )
-from headwater.documents.overlap.benchmarks import Benchmark, Grams, Loaded, Sizes, load
+from headwater.documents.overlap.benchmarks import Benchmark, Grams, Loaded, Sizes, check, load
 from headwater.documents.overlap.cuts import Cuts, cut
 from headwater.documents.read import SourceName
 
@@ -94,7 +94,14 @@ class Decontaminate(Config):
         return Sizes(self.character_ngram, min(2 * self.min_words, self.character_ngram))
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, Any]:
-        """What is in the files of the benchmarks."""
+        """What is in the files of the benchmarks.
+
+        Raises:
+            InputError: a file is missing or unreadable, or no item has one of the fields.
+            EmptyResultError: a benchmark has nothing that could be looked for.
+        """
+        for name, benchmark in self.benchmarks.items():
+            check(name, benchmark, self.min_words)
         return {name: benchmark.fingerprint(hash_file) for name, benchmark in self.benchmarks.items()}
 
 

@@ -27,6 +27,7 @@ from pydantic import model_validator
 from headwater.core import pool
 from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError, InputError
+from headwater.core.hardware import release_freed_memory
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.documents.document import (
     DROPPED_SCHEMA,
@@ -58,8 +59,12 @@ class Dedup(Config):
     near: NearDuplicates | None = NearDuplicates()
     """Drop documents that are nearly the same; null does not look for them."""
     keep: Keep = "first"
-    """Which document of a cluster of copies stays: the `first`, `longest`, `newest` or `oldest`, or that of the best
-    `source`; of several the first, in the order of sources and shards. One without a date only stays when no other has one."""
+    """Which document of a cluster of copies stays: the `first`, `longest`, `newest` or `oldest`, that of the highest
+    `quality`, or that of the best `source`; of several the first, in the order of sources and shards. One without a date or a
+    score only stays when no other has one."""
+    score: str = "quality"
+    """Field of `meta` that holds the score for `keep: quality`, the higher the better. The cleaning step `quality` with
+    `tag: true` writes `quality`; sources keep fields of their own with `meta: [...]`."""
     sources: tuple[str, ...] = ()
     """Names of sources, the best first; those not named come last. For `keep: source`."""
     paragraphs: RepeatedParagraphs | None = None
@@ -77,6 +82,8 @@ class Dedup(Config):
             raise ValueError("does nothing; set one of exact, url, near, paragraphs, lines, spans or leave it out")
         if (self.keep == "source") != bool(self.sources):
             raise ValueError("keep: source and sources: [...] need each other")
+        if self.score != type(self).model_fields["score"].default and self.keep != "quality":
+            raise ValueError("score needs keep: quality")
         return self
 
     @property
@@ -117,7 +124,9 @@ class _Work:
     def over_shards(self, label: str, work: Any) -> list[Counts]:
         """Do something with the number of each shard."""
         numbers = range(len(self.shards))
-        return pool.map(work, numbers, self.out, label=label, name=lambda n: self.shards[n].stem, threads=True)
+        found = pool.map(work, numbers, self.out, label=label, name=lambda n: self.shards[n].stem, threads=True)
+        release_freed_memory()
+        return found
 
 
 def dedup(settings: Dedup, inputs: Inputs, out: Workspace) -> Counts:
@@ -140,6 +149,13 @@ def dedup(settings: Dedup, inputs: Inputs, out: Workspace) -> Counts:
     if settings.url and not sketched["addresses"]:
         hint = "name the field with `fields: {url: ...}` when reading, or take `url: true` out"
         raise InputError("no document has a web address", place="dedup.url", hint=hint)
+    if settings.keep == "quality" and not sketched["scored"]:
+        hint = "set `tag: true` in the cleaning step `quality`, or keep the field when reading with `meta: [...]`"
+        raise InputError(f"no document has a number '{settings.score}' in its meta", place="dedup.score", hint=hint)
+    if settings.keep == "quality" and sketched["scored"] < sketched["documents"]:
+        out.note(
+            f"{sketched['documents'] - sketched['scored']:,} documents have no number '{settings.score}' in their meta"
+        )
     found = _find_clusters(work)
     frequent = {name: _find_repeated(work, found, name, kind) for name, kind in settings.repeated.items()}
     spans = None
@@ -162,14 +178,14 @@ def _sketch(work: _Work, number: int) -> Counts:
     salt = settings.salt(shard)
     found: dict[str, list[np.ndarray]] = {"ids": [], "text": [], "url": [], "near": [], "marks": [], "scores": []}
     row = 0
-    for batch in read_batches(shard, ["id", "text", "url", "date"]):
+    for batch in read_batches(shard, ["id", "text", "url", "date", "meta"]):
         texts = batch.column("text")
         found["ids"].append(np.array(batch.column("id").to_pylist(), "S32"))
         found["text"].append(_records(text_hashes(texts), salt, row))
         if settings.url:
             found["url"].append(_records(clusters.url_hashes(batch.column("url").to_pylist()), salt, row))
         if settings.keep != "first":
-            found["scores"].append(clusters.scores(settings.keep, batch, settings.sources, shard))
+            found["scores"].append(clusters.scores(settings.keep, batch, settings.sources, settings.score, shard))
         if settings.near is not None:
             keys, marks = settings.near.sketch(texts, settings.salt(shard, settings.near.per_source), row)
             found["near"].append(keys)
@@ -180,7 +196,8 @@ def _sketch(work: _Work, number: int) -> Counts:
         if found[name]:
             partitions.write_records(sketch.folder / name, np.concatenate(found[name]))
     sketch.write(**{name: np.concatenate(found[name]) for name in ("ids", "marks", "scores") if found[name]})
-    return {"documents": row, "addresses": sum(map(len, found["url"]))}
+    scored = sum(int((scores != clusters.UNSCORED).sum()) for scores in found["scores"])
+    return {"documents": row, "addresses": sum(map(len, found["url"])), "scored": scored}
 
 
 def _records(hashes: np.ndarray, salt: int, row: int) -> np.ndarray:
@@ -214,6 +231,8 @@ def _find_clusters(work: _Work) -> Clusters:
             for path in verification.pairs():
                 pairs = np.fromfile(path, np.int64).reshape(-1, 2)
                 unite_pairs(parents, pairs[:, 0].copy(), pairs[:, 1].copy())
+        elif settings.near is not None and settings.near.min_similarity:
+            near.unite_alike(parents, sketches, starts, settings.near.min_similarity)
         elif settings.near is not None:
             clusters.unite_files(parents, files["near"], near.KEYS, starts)
         bar.advance()
@@ -389,8 +408,7 @@ def _explain(
             np.frombuffer(b"".join(_gather(found, sketches, "marks", places)), np.uint8).reshape(len(numbers), -1)
             for places in (numbers, keepers)
         )
-        chance = 1 / 256  # marks have 8 bits: so many agree by accident
-        similarity = np.where(same, 1.0, ((mine == theirs).mean(axis=1) - chance) / (1 - chance)).clip(0, 1)
+        similarity = np.where(same, 1.0, near.estimate(mine, theirs))
     elif not same.all():  # nobody asked how similar the texts behind one address are
         similarity = np.where(same, 1.0, np.nan)
     names = [clusters.RULES[rule] for rule in rules.tolist()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from headwater.core import pool
 from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError, InputError
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.core.units import Bytes
+from headwater.core.units import Bytes, Count
 from headwater.documents.document import SHARD_BYTES, add_counts
 from headwater.documents.sources.common_crawl import CommonCrawl
 from headwater.documents.sources.crawl import Crawl
@@ -26,7 +27,13 @@ from headwater.documents.sources.huggingface import HuggingFace
 from headwater.documents.sources.python_environment import PythonEnvironment
 from headwater.documents.sources.removal import Removal
 from headwater.documents.sources.repository import Repository
-from headwater.documents.sources.source import Intake, TooManyBadRecordsError
+from headwater.documents.sources.source import (
+    MAX_RECORD_BYTES,
+    PLACES_KEPT,
+    EnoughError,
+    Intake,
+    TooManyBadRecordsError,
+)
 from headwater.documents.sources.tables import Arrow, Parquet
 from headwater.documents.sources.warc import Warc
 from headwater.documents.sources.wikipedia import Wikipedia
@@ -57,6 +64,9 @@ class Read(Config):
     """Each source by the name that the rest of the recipe calls it: small letters, digits, `-` and `_`."""
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Malformed records that a source may have, as a share of all; more of them stop the run."""
+    max_damaged_files: Count | None = Field(default=None, ge=0)
+    """Files of a source that may be cut off, corrupt or not of the form that its settings say; more of them stop the run. 0
+    refuses any. null, the default, goes on with what can be read, and names each one."""
     shard_bytes: Bytes = Field(default=SHARD_BYTES, ge=1)
     """Most text in a shard [bytes]: the unit of parallel work and of resuming."""
 
@@ -120,15 +130,23 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
     work = functools.partial(_read_part, settings, out.folder / "parts")
     results = pool.map(work, jobs, out, label="read", name=lambda job: job.name)
     for source in sorted(settings.sources):
-        _judge(source, [result for job, result in zip(jobs, results, strict=True) if job.source == source], settings)
+        of_source = [result for job, result in zip(jobs, results, strict=True) if job.source == source]
+        damaged = {path: problem for result in of_source for path, problem in result["damaged"].items()}
+        _check_damage(source, damaged, settings)
+        _judge(source, of_source, damaged, settings)
+        _tell_lost_dates(source, [result["lost_dates"] for result in of_source], out)
+        if damaged:
+            out.warn(
+                f"read.sources.{source}: {_counted(damaged)}, of which only a part could be read, or nothing: {_named(damaged)}"
+            )
     for kind in ("documents", "dropped"):
         shards = {job.name: result["shards"][kind] for job, result in zip(jobs, results, strict=True)}
         _number(shards, out.folder / "parts" / kind, out.folder / kind)
     for name in ("parts", "cache"):
         shutil.rmtree(out.folder / name, ignore_errors=True)
     counts = add_counts(result["tally"] for result in results)
-    if settings.forget and not counts["dropped"].get("forgotten"):
-        out.warn("read.forget: no document was on the removal lists")
+    if settings.forget:
+        _tell_forgotten(settings, {line for result in results for line in result["forgotten_lines"]}, counts, out)
     for name, of_source in counts["sources"].items():
         of_source["input_bytes"] = sizes[name] or of_source["bytes_in"]
     return counts
@@ -139,7 +157,10 @@ def _parts(name: str, source: Any, part_bytes: int, out: Workspace) -> Sequence[
     for warning in source.warnings():
         out.warn(f"read.sources.{name}: {warning}")
     cache = out.folder / "cache" / name
-    return _naming(name, lambda: source.fetch(part_bytes, cache, out.machine.processor_workers))
+    parts = _naming(name, lambda: source.fetch(part_bytes, cache, out.machine.processor_workers))
+    if source.max_documents and len(parts) > 1:
+        return [tuple(piece for part in parts for piece in part)]  # the first documents are those of one reader
+    return parts
 
 
 def _read_part(settings: Read, folder: Path, job: Job) -> Counts:
@@ -147,27 +168,80 @@ def _read_part(settings: Read, folder: Path, job: Job) -> Counts:
     source = settings.sources[job.source]
     removal = Removal(settings.forget) if settings.forget else None
     with Intake(job.source, folder, job.name, settings.shard_bytes, settings.max_bad_fraction, removal) as intake:
+        intake.limit = source.max_documents
         try:
-            _naming(job.source, lambda: source.read(job.part, intake))
+            with contextlib.suppress(EnoughError):
+                _naming(job.source, lambda: source.read(job.part, intake))
         except TooManyBadRecordsError:
             raise _too_many_bad(job.source, intake.bad, intake.seen, intake.places, settings) from None
+    _check_damage(job.source, intake.damaged, settings)
     return intake.counts()
 
 
-def _judge(source: str, results: list[Counts], settings: Read) -> None:
+def _check_damage(source: str, damaged: Mapping[str, str], settings: Read) -> None:
+    """Refuse a source with more damaged files than the settings allow."""
+    if settings.max_damaged_files is not None and len(damaged) > settings.max_damaged_files:
+        problem = (
+            f"{_counted(damaged)}, more than max_damaged_files {settings.max_damaged_files} allows: {_named(damaged)}"
+        )
+        hint = "download or write them again, or raise read.max_damaged_files"
+        raise InputError(problem, place=f"read.sources.{source}", hint=hint)
+
+
+def _tell_lost_dates(source: str, lost: Sequence[tuple[int, str]], out: Workspace) -> None:
+    """Say how many documents have no date because what stood there is none."""
+    if count := sum(number for number, _ in lost):
+        first = next(date for number, date in lost if number)
+        out.warn(
+            f"read.sources.{source}: {count:,} dates are none that can be told, such as '{first}'; these documents have none"
+        )
+
+
+def _tell_forgotten(settings: Read, fitted: set[int], counts: Counts, out: Workspace) -> None:
+    """Say how many lines of the removal lists fit a document, and which do not: an address may be mistyped."""
+    lines = Removal(settings.forget).lines
+    documents = counts["dropped"].get("forgotten", {"documents": 0})["documents"]
+    told = f"read.forget: {len(fitted):,} of {len(lines):,} lines fit documents, {documents:,} in all"
+    idle = [line for number, line in enumerate(lines) if number not in fitted]
+    if not idle:
+        out.note(told)
+        return
+    shown = ", ".join(idle[:PLACES_KEPT]) + (", ..." if len(idle) > PLACES_KEPT else "")
+    out.warn(f"{told}; these fit none: {shown}")
+
+
+def _counted(damaged: Mapping[str, str]) -> str:
+    return "1 file is damaged" if len(damaged) == 1 else f"{len(damaged)} files are damaged"
+
+
+def _named(damaged: Mapping[str, str]) -> str:
+    named = " | ".join(f"{path}: {problem}" for path, problem in list(damaged.items())[:PLACES_KEPT])
+    return named + (f" | and {len(damaged) - PLACES_KEPT} more" if len(damaged) > PLACES_KEPT else "")
+
+
+def _judge(source: str, results: list[Counts], damaged: Mapping[str, str], settings: Read) -> None:
     """Refuse a source with too many bad records, without documents, or without a field that its settings name."""
     tally = add_counts(result["tally"] for result in results)
     seen, bad = tally.get("documents_in", 0), sum(result["bad"] for result in results)
     if bad > settings.max_bad_fraction * seen:
         places = [place for result in results for place in result["places"]]
         raise _too_many_bad(source, bad, seen, places, settings)
+    if damaged and not tally.get("documents_out") and tally["dropped"].keys() == {"damaged_file"}:
+        path, problem = next(iter(damaged.items()))
+        more = f", as are {len(damaged) - 1} more files" if len(damaged) > 1 else ""
+        hint = f"download or write it again, or check `use` of read.sources.{source}"
+        raise InputError(f"{problem} (source '{source}'{more}); nothing is left", place=path, hint=hint)
     if not tally.get("documents_out"):
         reasons = ", ".join(f"{rule} {count['documents']}" for rule, count in tally.get("dropped", {}).items())
         problem = f"yields no documents; {seen} records were read" + (f" and dropped: {reasons}" if reasons else "")
         skipped = tally.get("sources", {}).get(source, {}).get("skipped", {})
         problem += "".join(f"; {count} left out: {reason}" for reason, count in skipped.items())
-        raise EmptyResultError(problem, place=f"read.sources.{source}", hint="look into what it reads")
-    settings.sources[source].check_fields({field for result in results for field in result["fields"]}, source)
+        hint = "look into what it reads"
+        if "too_long" in tally.get("dropped", {}):
+            hint = f"lines, and files that are one document, may have {MAX_RECORD_BYTES >> 20} MiB: check `use` and `split`"
+        raise EmptyResultError(problem, place=f"read.sources.{source}", hint=hint)
+    if not settings.sources[source].max_documents:
+        settings.sources[source].check_fields({field for result in results for field in result["fields"]}, source)
 
 
 def _too_many_bad(source: str, bad: int, seen: int, places: list[str], settings: Read) -> InputError:
@@ -196,4 +270,4 @@ def _naming(source: str, action: Callable[[], T]) -> T:
         return action()
     except InputError as error:
         hint = f"check read.sources.{source}" if error.hint == "check the path" else error.hint
-        raise InputError(f"{error.problem} (source '{source}')", place=error.place, hint=hint) from None
+        raise type(error)(f"{error.problem} (source '{source}')", place=error.place, hint=hint) from None

@@ -41,7 +41,8 @@ class Split(Config):
     fraction: float = Field(default=0.02, gt=0, le=0.5)
     """Share of each source's documents to hold out."""
     min_documents: Count = Field(default=10, ge=1)
-    """Documents to hold out from each source, at least: fewer say little about a source."""
+    """Documents to hold out from each source, at least: fewer say little about a source. A source with less than twice as
+    many is trained on whole and has no score, which is said; when all are so small the run stops."""
     max_documents: Count = Field(default=10_000, ge=1)
     """Documents to hold out from each source, at most: beyond some thousands a score gets slower, not better."""
     max_bytes: Bytes = Field(default=4 << 20, ge=1)
@@ -62,13 +63,14 @@ class Cut:
 
     shard: Path
     highest: int
+    """-1 when none is held out."""
 
 
 def split(settings: Split, inputs: Inputs, out: Workspace) -> Counts:
     """Write the documents to train on to documents/ and those that are held out to held_out/.
 
     Raises:
-        InputError: a source has too few documents.
+        InputError: every source has too few documents.
         EmptyResultError: there are no documents at all.
     """
     shards = shards_in(inputs["documents"] / "documents")
@@ -77,10 +79,19 @@ def split(settings: Split, inputs: Inputs, out: Workspace) -> Counts:
             "there are no documents to split", place="split", hint="look at what the stages before dropped"
         )
     cuts: list[Cut] = []
+    small: list[InputError] = []
     for source in sorted({source_of(shard) for shard in shards}):
         of_source = [shard for shard in shards if source_of(shard) == source]
-        highest = _highest_hash(source, of_source, settings)
+        try:
+            highest = _highest_hash(source, of_source, settings)
+        except InputError as error:
+            highest = -1
+            small.append(error)
         cuts.extend(Cut(shard, highest) for shard in of_source)
+    if all(one.highest < 0 for one in cuts):
+        raise small[0]
+    for error in small:
+        out.warn(f"split: {error.problem}: nothing of it is held out, so it will have no score")
     work = functools.partial(_split_shard, settings.seed, out.folder)
     return add_counts(pool.map(work, cuts, out, label="split", name=lambda cut: cut.shard.stem, threads=True))
 
@@ -103,7 +114,8 @@ def _highest_hash(source: str, shards: list[Path], settings: Split) -> int:
     within_bytes = int(np.searchsorted(np.cumsum(sizes), settings.max_bytes, side="right"))
     count = min(enough, max(within_bytes, least))
     if wanted > total // 2:
-        problem = f"source '{source}' has {total} documents, too few to hold out {wanted} and train on the rest"
+        count_of = f"{total} document{'s' if total != 1 else ''}"
+        problem = f"source '{source}' has {count_of}, too few to hold out {wanted} and train on the rest"
         hint = "cut it into more documents when reading (for text, `split: blank_lines`), or lower split.min_documents"
         raise InputError(problem, place="split", hint=hint)
     if count > len(hashes) or documents[count - 1] > total // 2:
@@ -137,7 +149,9 @@ def _split_shard(seed: int, folder: Path, cut: Cut) -> Counts:
     with training, held_out:
         for batch in read_batches(cut.shard):
             tally.take(batch)
-            mask = _hashes(batch.column("id"), seed) <= np.uint64(cut.highest)
+            mask = np.zeros(batch.num_rows, np.bool_)
+            if cut.highest >= 0:
+                mask = _hashes(batch.column("id"), seed) <= np.uint64(cut.highest)
             kept, other = batch.filter(pa.array(~mask)), batch.filter(pa.array(mask))
             tally.keep(kept)
             held["documents"] += other.num_rows

@@ -13,7 +13,7 @@ from torch import Tensor
 from headwater.core.errors import MismatchError
 from headwater.core.stage import Workspace
 from headwater.model import checkpoint
-from headwater.model.config import HuggingFaceWeights, Trained
+from headwater.model.config import CheckpointWeights, Trained
 from headwater.model.growth import Layer
 from headwater.model.transformer import Transformer
 
@@ -33,7 +33,7 @@ def carried(settings: Trained, layers: Sequence[Layer] | None, model: Transforme
     Raises:
         MismatchError: the state is required, and there is none.
     """
-    if isinstance(settings, HuggingFaceWeights) or settings.optimizer_state == "fresh":
+    if not isinstance(settings, CheckpointWeights) or settings.optimizer_state == "fresh":
         return {}
     found: dict[str, Tensor] = {}
     if checkpoint.read_info(settings.path, verify=False).resumable:

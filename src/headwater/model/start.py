@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from headwater.core.config import Config
 from headwater.model.calibration import Calibration
-from headwater.model.config import CheckpointWeights, HuggingFaceWeights, RandomWeights, Trained
+from headwater.model.config import CheckpointWeights, GgufWeights, HuggingFaceWeights, RandomWeights, Trained
 from headwater.model.growth import DepthUpscale, Growth
 from headwater.model.reduction import Layers, Narrow
 
@@ -69,6 +69,7 @@ class ShrunkWeights(Config):
 
 
 Initialize = Annotated[
-    RandomWeights | HuggingFaceWeights | CheckpointWeights | GrownWeights | ShrunkWeights, Field(discriminator="use")
+    RandomWeights | HuggingFaceWeights | CheckpointWeights | GgufWeights | GrownWeights | ShrunkWeights,
+    Field(discriminator="use"),
 ]
 """How the weights begin."""

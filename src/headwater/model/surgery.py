@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from headwater.core.errors import HeadwaterError, InputError, MismatchError
+from headwater.core.gguf import EXACT_TYPES
 from headwater.core.stage import Inputs, Workspace
 from headwater.core.store import read_json
-from headwater.model import checkpoint, hf
+from headwater.model import checkpoint, gguf, hf
 from headwater.model.calibration import Calibration, Rows, rows_of
-from headwater.model.config import HuggingFaceWeights, Trained
+from headwater.model.config import CheckpointWeights, GgufWeights, HuggingFaceWeights, Trained
 from headwater.model.grow import regrow, widen
 from headwater.model.growth import DepthUpscale, Layer, Widen
 from headwater.model.moments import carried
@@ -49,19 +50,37 @@ def load(settings: Trained, inputs: Inputs, out: Workspace) -> tuple[Transformer
         InputError: a folder cannot be read.
         MismatchError: model and tokenizer do not fit.
     """
-    if isinstance(settings, HuggingFaceWeights):
-        model, step = hf.read_folder(settings.path, allow_pickle=settings.allow_pickle, warn=out.warn), 0
-    else:
-        model, step = _load_checkpoint(settings.path)
+    model, step, facts = read(settings, out)
     tokenizer = inputs["tokenizer"] / "tokenizer"
     if settings.vocabulary is None:
         own = settings.path / "tokenizer.json"
         hf.check_vocabulary(model.config.token_types, tokenizer)
         if own.is_file():
             check_same_tokens(own, tokenizer / "tokenizer.json")
-        return model, step, {}
-    model, facts = _revocabulary(model, settings.vocabulary, settings.path, inputs, out)
-    return model, step, {"vocabulary": facts}
+        return model, step, facts
+    model, facts["vocabulary"] = _revocabulary(model, settings.vocabulary, settings.path, inputs, out)
+    return model, step, facts
+
+
+def read(settings: Trained, out: Workspace) -> tuple[Transformer, int, Facts]:
+    """A trained model as it is, the steps it has seen, and how its tensors were kept if not as plain numbers.
+
+    Raises:
+        InputError: a folder or file cannot be read.
+        MismatchError: it is no model that is computed exactly here.
+    """
+    match settings:
+        case HuggingFaceWeights():
+            return hf.read_folder(settings.path, allow_pickle=settings.allow_pickle, warn=out.warn), 0, {}
+        case CheckpointWeights():
+            try:
+                model, info = checkpoint.load_model(settings.path)
+            except HeadwaterError as error:
+                raise InputError(error.problem, place=error.place, hint="check the path of the checkpoint") from None
+            return model, info.step, {}
+        case GgufWeights():
+            model, types = _load_gguf(settings, out)
+            return model, 0, {"tensor_types": types}
 
 
 def grow(settings: GrownWeights, inputs: Inputs, out: Workspace) -> tuple[Transformer, Moments, Facts]:
@@ -157,7 +176,7 @@ def _revocabulary(
     source: Transformer, settings: Vocabulary, folder: Path, inputs: Inputs, out: Workspace
 ) -> tuple[Transformer, Facts]:
     """A model with the rows of the run's tokenizer, and what was found out about it."""
-    run, own = inputs["tokenizer"] / "tokenizer", settings.file(folder)
+    run, own = inputs["tokenizer"] / "tokenizer", settings.file(folder, inputs["tokenizer"] / "base")
     old, new = (tokenizers.Tokenizer.from_file(str(file)) for file in (own, run / "tokenizer.json"))
     old_separator = _separator(own)
     new_separator = str(new.id_to_token(hf.separator_id(run)))
@@ -268,9 +287,13 @@ def _separator(file: Path) -> str | None:
     return named.get("content") if isinstance(named, dict) else named
 
 
-def _load_checkpoint(path: Path) -> tuple[Transformer, int]:
-    try:
-        model, info = checkpoint.load_model(path)
-    except HeadwaterError as error:
-        raise InputError(error.problem, place=error.place, hint="check initialize.path") from None
-    return model, info.step
+def _load_gguf(settings: GgufWeights, out: Workspace) -> tuple[Transformer, dict[str, int]]:
+    """A model from a GGUF file; says what was rounded in it."""
+    model, types = gguf.read_file(settings.path)
+    if rounded := {kind: count for kind, count in types.items() if kind not in EXACT_TYPES}:
+        counted = ", ".join(f"{count} as {kind}" for kind, count in rounded.items())
+        out.warn(
+            f"{sum(rounded.values())} of {sum(types.values())} tensors of {settings.path.name} were quantised ({counted}): "
+            "these weights are rounded, and begin a little worse than the model that the file was made from"
+        )
+    return model, types

@@ -34,33 +34,49 @@ class Vocabulary(Config):
     use: Literal["means"]
     """`means`: new rows from the rows of their pieces."""
     tokenizer: Path | None = None
-    """The tokenizer of the source: a tokenizer.json or a folder that holds one. Default: the one in the source's folder."""
+    """The tokenizer of the source: a tokenizer.json or a folder that holds one. Default: the one in the source's folder;
+    where there is none, the one that the run's tokenizer is made of (`tokenizer: {use: extend}`)."""
     head: Literal["first", "mean"] = "first"
     """Rows of the output head of new tokens: that of the first piece, which is what the model would have begun to write, or
     the mean of all. No effect with tied embeddings, where the one matrix takes the mean."""
     calibration: Calibration = Calibration()
     """The text on which the losses before and after are compared."""
 
-    def file(self, source: Path) -> Path:
-        """The tokenizer.json of a model folder's tokenizer.
+    def file(self, source: Path, base: Path) -> Path:
+        """The tokenizer.json of a source.
+
+        Args:
+            source: folder or file of the model.
+            base: folder of the tokenizer that the run's is made of, if it is.
 
         Raises:
             InputError: there is none.
         """
-        path = (self.tokenizer or source).expanduser()
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
-            hint = "set vocabulary.tokenizer to the tokenizer that the model was trained with"
-            raise InputError("there is no tokenizer.json of the source here", place=str(path), hint=hint)
-        return file
+        if (named := self._named(source)) is not None:
+            return named
+        if (base / "tokenizer.json").is_file():
+            return base / "tokenizer.json"
+        hint = "set vocabulary.tokenizer to the tokenizer that the model was trained with"
+        raise InputError("there is no tokenizer.json of the source here", place=str(source), hint=hint)
 
     def fingerprint(self, source: Path, hash_file: Callable[[Path], str]) -> dict[str, str]:
-        """The content of the source's tokenizer.
+        """The content of the source's tokenizer, as far as it is not part of the run.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none where it is said to be.
         """
-        return {"tokenizer.json": hash_file(self.file(source)), **self.calibration.fingerprint(hash_file)}
+        named = self._named(source)
+        found = {} if named is None else {"tokenizer.json": hash_file(named)}
+        return {**found, **self.calibration.fingerprint(hash_file)}
+
+    def _named(self, source: Path) -> Path | None:
+        if self.tokenizer is None:
+            return source / "tokenizer.json" if (source / "tokenizer.json").is_file() else None
+        path = self.tokenizer.expanduser()
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if not file.is_file():
+            raise InputError("there is no tokenizer.json here", place=str(path), hint="check vocabulary.tokenizer")
+        return file
 
 
 @dataclass(frozen=True)

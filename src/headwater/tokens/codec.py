@@ -1,8 +1,8 @@
 """A finished tokenizer at work: text to token ids and back.
 
 The reference is Hugging Face `tokenizers`. Where gigatoken is installed and understands the tokenizer it encodes 20 to
-100 times faster; it is used only after its ids were equal to the reference's on strings made to tell them apart, and
-`encode` compares the first documents of every shard again. Text that spells a special token is text, never that token.
+100 times faster; it is used only after its ids were equal to the reference's on strings made to tell them apart, some of
+them of the tokenizer's own tokens, and `encode` compares the first documents of every shard again. Text that spells a special token is text, never that token.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Codec:
         vocab_size: one more than the largest id.
         sha256: SHA-256 of its tokenizer.json.
         reference: the same tokenizer in Hugging Face's software.
-        fast: whether gigatoken encodes.
+        fallback: why gigatoken does not encode; None when it does.
+        compared: texts on which it was compared with the reference.
     """
 
     def __init__(self, folder: Path, *, fast: bool = True) -> None:
@@ -60,9 +61,13 @@ class Codec:
         self.sha256 = hash_file(path)
         special = [token.content for token in self.reference.get_added_tokens_decoder().values() if token.special]
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
-        self._gigatoken = _open_gigatoken(path) if fast else None
-        if self._gigatoken is not None and not self.agrees(tricky_texts()):
-            self._gigatoken = None
+        self._gigatoken, self.fallback = _open_gigatoken(path) if fast else (None, "it was not asked for")
+        self.compared = 0
+        if self._gigatoken is not None:
+            texts = (*tricky_texts(), *self._texts_of_tokens())
+            self.compared = len(texts)
+            if found := self.disagreement(texts):
+                self._gigatoken, self.fallback = None, f"its ids are not those of Hugging Face's software on {found!r}"
 
     @property
     def fast(self) -> bool:
@@ -90,10 +95,20 @@ class Codec:
         """The text of token ids, special tokens included."""
         return self.reference.decode(list(map(int, ids)), skip_special_tokens=False)
 
-    def agrees(self, texts: Sequence[str]) -> bool:
-        """Whether the software that encodes gives the same ids for these texts as the reference does."""
-        pairs = zip(self.encode(texts), self._encode_by_reference(texts, 1), strict=True)
-        return all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+    def disagreement(self, texts: Sequence[str]) -> str | None:
+        """The beginning of the first text for which the software that encodes gives other ids than the reference does."""
+        for text, ours, theirs in zip(texts, self.encode(texts), self._encode_by_reference(texts, 1), strict=True):
+            if not np.array_equal(ours, theirs):
+                return text[:80]
+        return None
+
+    def _texts_of_tokens(self, count: int = 200) -> list[str]:
+        """Texts in which this tokenizer's own tokens stand in neighbourhoods that no document has."""
+        rng = random.Random(0)
+        return [
+            self.reference.decode([rng.randrange(self.vocab_size) for _ in range(rng.randint(1, 40))])
+            for _ in range(count)
+        ]
 
     def check_round_trip(self, texts: Sequence[str], place: str) -> int:
         """Make sure that no text is lost: decoding gives the text, or what the tokenizer itself normalises it to.
@@ -238,14 +253,17 @@ def tricky_texts() -> tuple[str, ...]:
     return ("", *mixed, *pieces, "".join(ranges), *("".join(rng.choices(ranges, k=12)) for _ in range(100)))
 
 
-def _open_gigatoken(path: Path) -> Any:
-    """The tokenizer in gigatoken, or None where it is not installed or does not understand it."""
+def _open_gigatoken(path: Path) -> tuple[Any, str | None]:
+    """The tokenizer in gigatoken, or why there is none: it is not installed, or does not understand the tokenizer."""
     try:
         import gigatoken  # slow to import, and an optional gain
 
-        return gigatoken.Tokenizer.from_json(path.read_bytes())
-    except (ImportError, RuntimeError, ValueError):
-        return None
+        return gigatoken.Tokenizer.from_json(path.read_bytes()), None
+    except ImportError:
+        return None, "it is not installed (pip install gigatoken)"
+    except (RuntimeError, ValueError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        return None, f"it does not know this tokenizer ({said[0][:100]})"
 
 
 def _split(array: Any, texts: int) -> list[np.ndarray]:

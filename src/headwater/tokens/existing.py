@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tokenizers
 
@@ -12,6 +12,20 @@ from headwater.core.config import Config, nearest
 from headwater.core.errors import InputError, MismatchError
 from headwater.core.store import read_json
 from headwater.tokens.shards import SEPARATOR
+
+
+class Separated(Protocol):
+    """Settings of a tokenizer that may name its separator."""
+
+    @property
+    def path(self) -> str:
+        """Where the tokenizer is."""
+        ...
+
+    @property
+    def separator(self) -> str | None:
+        """The token to set before each document, if it is set."""
+        ...
 
 
 class ExistingTokenizer(Config):
@@ -54,8 +68,15 @@ class ExistingTokenizer(Config):
         raise InputError(problem, place=str(path), hint=hint)
 
 
-def separator_of(settings: ExistingTokenizer, given: tokenizers.Tokenizer) -> str:
-    """The separator of an existing tokenizer: as set, as its configuration names it, or by a well-known name.
+def named_in(file: Path) -> str | None:
+    """The end-of-text token that the configuration beside a tokenizer.json names."""
+    config = file.with_name("tokenizer_config.json")
+    named = read_json(config).get("eos_token") if config.is_file() else None
+    return named.get("content") if isinstance(named, dict) else named  # transformers writes either form
+
+
+def separator_of(settings: Separated, given: tokenizers.Tokenizer, named: str | None) -> str:
+    """The separator of an existing tokenizer: as set, as its file names it, or by a well-known name.
 
     Raises:
         MismatchError: it has no such token, or names none.
@@ -66,9 +87,6 @@ def separator_of(settings: ExistingTokenizer, given: tokenizers.Tokenizer) -> st
             problem = f"the tokenizer has no token {settings.separator!r}{nearest(settings.separator, special)}"
             raise MismatchError(problem, place="tokenizer.separator", hint="name one of its special tokens")
         return settings.separator
-    config = settings.file().with_name("tokenizer_config.json")
-    named = read_json(config).get("eos_token") if config.is_file() else None
-    named = named.get("content") if isinstance(named, dict) else named  # transformers writes either form
     for name in (named, SEPARATOR, "<|end_of_text|>", "</s>", "<eos>"):
         if name in special:
             return name

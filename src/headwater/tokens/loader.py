@@ -7,7 +7,7 @@ a rank takes its rows of the batch. NumPy only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,20 +16,24 @@ import numpy as np
 from headwater.core.errors import MismatchError
 from headwater.tokens.copies import repeated
 from headwater.tokens.mixture import Mixture, MixturePlan, RowPattern, check_sources
-from headwater.tokens.packing import DocumentStream, Piece, permutation
+from headwater.tokens.packing import Concatenate, Fit, Packing, Piece, Rows, permutation
 from headwater.tokens.shards import HELD_OUT, TRAINING, TokenFolder, TokenSource
+
+NOT_COUNTED = -1
+"""The target of padding: it has no loss and no gradient."""
 
 
 class Batch(NamedTuple):
-    """What one step trains on; all targets count."""
+    """What one step, or one rank's part of it, trains on."""
 
     tokens: np.ndarray
-    """Inputs [sequences, sequence_length] int32."""
+    """Inputs [sequences, sequence_length] int32; padding is filled with separators."""
     targets: np.ndarray
-    """The token after each input [sequences, sequence_length] int32."""
-    documents: np.ndarray
-    """Number of each input's document within its row, 0, 1, 2 ...: attention never crosses it
+    """The token after each input in its document, the separator after its last, NOT_COUNTED for padding
     [sequences, sequence_length] int32."""
+    documents: np.ndarray
+    """Number of each input's document within its row, 0, 1, 2 ...: attention never crosses it. What belongs together
+    stands together; padding counts as a document of its own [sequences, sequence_length] int32."""
 
 
 class Row(NamedTuple):
@@ -37,20 +41,33 @@ class Row(NamedTuple):
 
     source: str
     pieces: list[Piece]
-    """Pieces of documents, `sequence_length` + 1 tokens in all."""
+    """Pieces of documents, at most `sequence_length` tokens in all; what is missing is padding."""
 
 
 class Batches:
-    """The batches of a run.
+    """The batches of a run: a pure function of the token shards, the settings and the step.
+
+    A batch is `batch_sequences` rows in a fixed order. However many ranks there are, and however many rows each puts
+    through the model at a time, together they see the same rows: rank r of R takes rows r, r + R, r + 2 R ... So
+    micro-batch m of all ranks together is the m-th run of R times as many rows, and gradients add up to the same sum.
+    A loss is to be divided by `counted_targets(step)`, which every rank knows without reading a token.
 
     Attributes:
-        tokens: tokens that one epoch of each source has, by name; sources of weight 0 included.
+        tokens: tokens that one epoch of each source takes by name, padding included; sources of weight 0 too.
+        fits: how well the rows of each source of the mixture are filled.
         copies: of the sources whose documents are repeated by a rule: documents that are seen, and copies of them.
         warnings: what the user should know, one line each.
     """
 
     def __init__(
-        self, token_folder: Path, mixture: Mixture, sequence_length: int, batch_sequences: int, seed: int
+        self,
+        token_folder: Path,
+        mixture: Mixture,
+        sequence_length: int,
+        batch_sequences: int,
+        seed: int | str,
+        packing: Packing = Concatenate(use="concatenate"),  # noqa: B008  # frozen
+        rows_before: Mapping[str, int] | None = None,
     ) -> None:
         """Open the token shards of a run.
 
@@ -60,6 +77,8 @@ class Batches:
             sequence_length: tokens of a row.
             batch_sequences: rows of a batch.
             seed: which shuffling.
+            packing: how documents become rows.
+            rows_before: rows of each source that are taken already; these batches go on after them.
 
         Raises:
             MismatchError: mixture and sources do not fit, or a source is shorter than a row.
@@ -70,14 +89,15 @@ class Batches:
         self.sequence_length = sequence_length
         self.batch_sequences = batch_sequences
         self.tokens = {name: folder.counts(name, TRAINING).tokens for name in folder.sources}
+        self.rows_before = dict(rows_before or {})
         self.copies: dict[str, dict[str, int]] = {}
+        self.fits: dict[str, Fit] = {}
         repeats = self._repeats(folder, f"{seed}")
         self._separator = folder.format.separator_id
-        self._pattern = RowPattern(mixture.parts(self.tokens))
         self._sources: dict[str, TokenSource] = {}
-        self._streams: dict[str, DocumentStream] = {}
+        self._rows: dict[str, Rows] = {}
         warnings: list[str] = []
-        for name in self._pattern.names:
+        for name in mixture.parts(self.tokens):
             source = folder.source(name, TRAINING)
             check_long_enough(source, sequence_length)
             longest = int(source.lengths.max())
@@ -86,8 +106,10 @@ class Batches:
                     f"no document of source '{name}' fills a sequence of {sequence_length:,} tokens: the longest has "
                     f"{longest:,}, the median {int(np.median(source.lengths)):,}; attention never sees that far"
                 )
-            self._sources[name] = source
-            self._streams[name] = DocumentStream(source.lengths, sequence_length, f"{seed}/{name}", repeats.get(name))
+            rows = packing(source.lengths, sequence_length, f"{seed}/{name}", repeats.get(name))
+            self._sources[name], self._rows[name] = source, rows
+            self.tokens[name], self.fits[name] = rows.capacity, rows.fit()
+        self._pattern = RowPattern(mixture.parts(self.tokens))
         self.warnings = tuple(warnings)
 
     def _repeats(self, folder: TokenFolder, seed: str) -> dict[str, np.ndarray]:
@@ -119,7 +141,11 @@ class Batches:
         """Where the rows of step `step` come from; steps count from 0."""
         first = step * self.batch_sequences
         places = (self._pattern.row(number) for number in range(first, first + self.batch_sequences))
-        return [Row(source, self._streams[source].pieces(row)) for source, row in places]
+        return [Row(name, self._rows[name].pieces(self.rows_before.get(name, 0) + row)) for name, row in places]
+
+    def rows_of(self, steps: int) -> dict[str, int]:
+        """How many rows the first `steps` steps take from each source."""
+        return self._pattern.counts(steps * self.batch_sequences)
 
     def steps_with(self, source: str, document: int, steps: int) -> list[int]:
         """Which of the first `steps` steps have a token of a document among their inputs, counted from 0, in order.
@@ -129,22 +155,50 @@ class Batches:
             document: index of the document in its source.
             steps: steps to look through; the time it takes goes by epochs, not by steps.
         """
-        if source not in self._streams:
+        if source not in self._rows:
             return []
-        rows = self._pattern.counts(steps * self.batch_sequences)[source]
-        numbers = (self._pattern.number(source, row) for row in self._streams[source].rows_of(document, rows))
+        before = self.rows_before.get(source, 0)
+        found = self._rows[source].rows_of(document, before + self.rows_of(steps)[source])
+        numbers = (self._pattern.number(source, row - before) for row in found if row >= before)
         return sorted({number // self.batch_sequences for number in numbers})
 
-    def batch(self, step: int) -> Batch:
-        """The batch of step `step`; steps count from 0."""
-        filled = np.empty((self.batch_sequences, self.sequence_length + 1), np.int32)
-        for out, row in zip(filled, self.rows(step), strict=True):
+    def counted_targets(self, step: int) -> int:
+        """How many targets of step `step` count, those of all ranks together: what its losses are to be divided by."""
+        if not any(fit.padding_share for fit in self.fits.values()):
+            return self.batch_tokens
+        return sum(piece.tokens for row in self.rows(step) for piece in row.pieces)
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """The batch of step `step`, or one rank's part of it; steps count from 0.
+
+        Args:
+            step: any step, at any time.
+            rank: which part, from 0.
+            ranks: parts in all; they must divide `batch_sequences`, so that all are of one size.
+
+        Returns:
+            Rows rank, rank + ranks, rank + 2 ranks ... of the batch.
+        """
+        assert not self.batch_sequences % ranks, f"{self.batch_sequences} rows do not divide by {ranks} ranks"
+        rows = self.rows(step)[rank::ranks]
+        shape = len(rows), self.sequence_length
+        tokens, targets = np.full(shape, self._separator, np.int32), np.full(shape, NOT_COUNTED, np.int32)
+        documents = np.empty(shape, np.int32)
+        for index, row in enumerate(rows):
             source = self._sources[row.source]
             begin = 0
-            for document, first, count in row.pieces:
-                out[begin : begin + count] = source.read(int(source.starts[document]) + first, count)
-                begin += count
-        return _batch(filled, self._separator)
+            for number, (document, first, count) in enumerate(row.pieces):
+                end = begin + count
+                ended = first + count == int(source.lengths[document])
+                found = source.read(int(source.starts[document]) + first, count + (not ended))
+                tokens[index, begin:end] = found[:count]
+                targets[index, begin : end - ended] = found[1:]
+                if ended:
+                    targets[index, end - 1] = self._separator
+                documents[index, begin:end] = number
+                begin = end
+            documents[index, begin:] = len(row.pieces)
+        return Batch(tokens, targets, documents)
 
 
 class HeldOutBatches:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -62,6 +62,10 @@ class Mixture(Config):
     max_epochs: PositiveFloat | dict[str, PositiveFloat] = 4.0
     """How often a source may be seen; a number for all, or one for some by name and 4 for the others. More is refused.
     Source: Muennighoff et al. 2023 (arXiv:2305.16264): up to 4 epochs are nearly as good as new data."""
+    replay: dict[str, float] = Field(default={})
+    """To go on with a trained model: sources like those that it was trained on, and the share of the rows that each gets,
+    such as `{web: 0.05}`, so that it does not forget them. The others have the rest, by weight or by size. Source: Ibrahim
+    et al. 2024 (arXiv:2403.08763): 5 % of the old data were enough for a small change of data, 25 % for a new language."""
     copies: dict[str, Copies] = Field(default={})
     """Sources whose documents are not all seen equally often, with the rule. One epoch of such a source is all copies
     of its documents, and its size is theirs."""
@@ -74,6 +78,13 @@ class Mixture(Config):
         for name, factor in self.upsample.items():
             if not 0 < factor < float("inf"):
                 raise ValueError(f"upsample of '{name}' is {factor}; expected a number above 0")
+        for name, share in self.replay.items():
+            if not 0 < share < 1:
+                raise ValueError(f"replay of '{name}' is {share}; expected a share between 0 and 1")
+            if name in self.upsample or name in (self.known_weights or {}):
+                raise ValueError(f"'{name}' is replayed at a fixed share; leave it out of weights and upsample")
+        if sum(self.replay.values()) >= 1:
+            raise ValueError(f"replay takes {sum(self.replay.values()):g} of the rows: nothing is left for the others")
         return self
 
     @field_validator("weights")
@@ -104,16 +115,18 @@ class Mixture(Config):
         >>> Mixture(weights={"prose": 0.7, "code": 0.3}).parts({"prose": 1000, "code": 9000})
         {'prose': 7, 'code': 3}
         """
+        check_sources("replay", self.replay, tokens)
+        others = {name: count for name, count in tokens.items() if name not in self.replay}
         if self.weights is None:
             check_sources("upsample", self.upsample, tokens)
-            shares = {name: self._by_size(name, count) for name, count in tokens.items() if count}
+            shares = {name: self._by_size(name, count) for name, count in others.items() if count}
         else:
             weights = self.known_weights or {}
-            _check_weights(weights, tokens)
+            _check_weights(weights, others)
             shares = {name: Fraction(repr(weight)) for name, weight in weights.items() if weight}
         if not shares:
             raise MismatchError("no source has any tokens", place="mixture", hint="look at what the filters dropped")
-        return _whole_parts(shares)
+        return _whole_parts(self._with_replay(shares, tokens))
 
     def plan(self, tokens: Mapping[str, int], sequence_length: int, rows: int) -> MixturePlan:
         """Say in whole rows and tokens what `rows` training rows take from each source.
@@ -147,13 +160,26 @@ class Mixture(Config):
             )
             for name, part in parts.items()
         )
-        return MixturePlan(rows, sequence_length, tuple(plans))
+        # What rounding of the weights and of the last row may add is not the user's fault.
+        return MixturePlan(rows * sequence_length, sequence_length * (1 + -(-rows // PERIOD)), tuple(plans))
 
     def epochs_allowed(self, name: str) -> float:
         """How often a source may be seen."""
         if isinstance(self.max_epochs, dict):
             return self.max_epochs.get(name, Mixture().epochs_allowed(name))
         return self.max_epochs
+
+    def _with_replay(self, shares: dict[str, Fraction], tokens: Mapping[str, int]) -> dict[str, Fraction]:
+        """Shares that add up to 1, with those of replayed sources as they are given."""
+        for name in self.replay:
+            if not tokens[name]:
+                hint = "look at what the filters dropped, or leave it out"
+                raise MismatchError(
+                    f"source '{name}' is to be replayed but has no tokens", place="mixture.replay", hint=hint
+                )
+        replayed = {name: Fraction(repr(share)) for name, share in self.replay.items()}
+        left, total = 1 - sum(replayed.values()), sum(shares.values())
+        return {name: share / total * left for name, share in shares.items()} | replayed
 
     def _by_size(self, name: str, tokens: int) -> Fraction:
         size = Fraction(tokens) if self.temperature == 1 else Fraction(tokens ** (1 / self.temperature))
@@ -186,10 +212,12 @@ class SourcePlan:
 
 @dataclass(frozen=True)
 class MixturePlan:
-    """What a run takes from each source."""
+    """What a run, or a phase of it, takes from each source."""
 
-    rows: int
-    sequence_length: int
+    tokens: int
+    """Tokens in all."""
+    slack: int
+    """Tokens that a source may be asked for above what it may give, because rows are whole."""
     sources: tuple[SourcePlan, ...]
 
     def check(self) -> None:
@@ -199,9 +227,7 @@ class MixturePlan:
             MismatchError: a source would be seen more than `max_epochs` times.
         """
         for plan in self.sources:
-            # What rounding of the weights and of the last row may add is not the user's fault.
-            slack = self.sequence_length * (1 + -(-self.rows // PERIOD))
-            if plan.requested_tokens <= plan.deliverable_tokens + slack:
+            if plan.requested_tokens <= plan.deliverable_tokens + self.slack:
                 continue
             fits = int(min(p.deliverable_tokens / p.weight for p in self.sources))
             raise MismatchError(
@@ -226,6 +252,24 @@ class MixturePlan:
             }
             for plan in self.sources
         }
+
+
+def together(plans: Sequence[MixturePlan]) -> MixturePlan:
+    """What the phases of a run take from each source together; a source may be seen as often as any of them allows."""
+    if len(plans) == 1:
+        return plans[0]
+    tokens = sum(plan.tokens for plan in plans)
+    parts: dict[str, list[SourcePlan]] = {}
+    for plan in plans:
+        for source in plan.sources:
+            parts.setdefault(source.name, []).append(source)
+    sources = []
+    for name, found in parts.items():
+        requested = sum(part.requested_tokens for part in found)
+        available, epochs = max(p.available_tokens for p in found), max(p.max_epochs for p in found)
+        rows = sum(part.rows for part in found)
+        sources.append(SourcePlan(name, Fraction(requested, tokens), rows, requested, available, epochs))
+    return MixturePlan(tokens, sum(plan.slack for plan in plans), tuple(sources))
 
 
 class RowPattern:
@@ -313,7 +357,9 @@ def check_sources(setting: str, named: Iterable[str], tokens: Mapping[str, int])
     """
     for name in named:
         if name not in tokens:
-            what = {"weights": "a weight", "copies": "a rule"}.get(setting, f"a number in {setting}")
+            what = {"weights": "a weight", "copies": "a rule", "replay": "a share"}.get(
+                setting, f"a number in {setting}"
+            )
             problem = f"there is {what} for '{name}', which is not a source"
             hint = "the sources are " + ", ".join(f"'{source}'" for source in tokens)
             raise MismatchError(problem, place=f"mixture.{setting}", hint=hint)
@@ -321,7 +367,7 @@ def check_sources(setting: str, named: Iterable[str], tokens: Mapping[str, int])
 
 def _check_weights(weights: Mapping[str, float], tokens: Mapping[str, int]) -> None:
     check_sources("weights", weights, tokens)
-    for name in tokens:
+    for name in tokens:  # but for those that are replayed
         if name not in weights:
             hint = "give it one; 0 leaves the source out"
             raise MismatchError(f"source '{name}' has no weight", place="mixture.weights", hint=hint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,25 +13,20 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from headwater.core.config import Config
 from headwater.core.errors import InputError, MismatchError
+from headwater.core.gguf import GgufFile
 from headwater.core.hardware import set_environment
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.store import write_json
 from headwater.core.units import Bytes, Count, format_bytes
 from headwater.documents.document import read_batches, shards_in, source_of
 from headwater.tokens.codec import Codec, open_tokenizer, tricky_texts
-from headwater.tokens.existing import ExistingTokenizer, separator_of
+from headwater.tokens.existing import ExistingTokenizer, named_in, separator_of
 from headwater.tokens.extend import Extend
+from headwater.tokens.gguf import end_of_text, read_tokenizer
+from headwater.tokens.patterns import PATTERNS
 from headwater.tokens.sample import Sample
 from headwater.tokens.shards import DOCUMENTS, HELD_OUT, SEPARATOR, TRAINING
 from headwater.tokens.trim import Trim
-
-PATTERNS = {
-    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-}
-"""How text is cut before merging. Source: GPT-2's encoder.py (openai/gpt-2) and Llama 3's tokenizer.py
-(meta-llama/llama3), letter for letter, so that llama.cpp and other software know them."""
 
 FACTS_BYTES = 1 << 20
 """Text of each source on which bytes per token are measured, held-out where there is some [bytes]."""
@@ -63,12 +58,41 @@ class TokenizerFolder(ExistingTokenizer):
     """`folder`: a tokenizer that exists."""
 
 
-Tokenizer = Annotated[TrainBpe | TokenizerFolder | Extend | Trim, Field(discriminator="use")]
+class GgufTokenizer(Config):
+    """Take the tokenizer inside a GGUF file."""
+
+    use: Literal["gguf"]
+    """`gguf`: the tokenizer of a model in the format of llama.cpp."""
+    path: str
+    """The .gguf file."""
+    separator: str | None = None
+    """The token to set before each document. By default the one that the file names as end of text, which for a model that
+    was tuned to chat is often the end of a turn: name the one that its base model was trained with."""
+
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> Any:
+        """The content of the file.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        if not self.file().is_file():
+            hint = "check tokenizer.path; 'headwater fetch' lists models that can be had"
+            raise InputError("there is no such file", place=str(self.file()), hint=hint)
+        return hash_file(self.file())
+
+    def file(self) -> Path:
+        """The .gguf file."""
+        return Path(self.path).expanduser()
+
+
+Tokenizer = Annotated[TrainBpe | TokenizerFolder | GgufTokenizer | Extend | Trim, Field(discriminator="use")]
 """The section `tokenizer` of a recipe."""
 
 
 def tokenizer(settings: Tokenizer, inputs: Inputs, out: Workspace) -> Counts:
     """Make the tokenizer of a run: `tokenizer/` loads with transformers' AutoTokenizer, `facts.json` says how good it is.
+
+    Where it was made of another one, that is in `base/`: a model's rows are those of its tokens.
 
     Raises:
         InputError: the vocabulary is larger than the text supports, or there is no tokenizer at the given path.
@@ -80,9 +104,13 @@ def tokenizer(settings: Tokenizer, inputs: Inputs, out: Workspace) -> Counts:
     base, changes = None, {}
     if isinstance(settings, TrainBpe):
         _save(_train(settings, documents, out), SEPARATOR, folder)
+    elif isinstance(settings, GgufTokenizer):
+        opened = GgufFile(settings.file())
+        given = read_tokenizer(opened)
+        _save(given, separator_of(settings, given, end_of_text(opened)), folder)
     else:
         given = open_tokenizer(settings.file())
-        separator = separator_of(settings, given)
+        separator = separator_of(settings, given, named_in(settings.file()))
         if not isinstance(settings, TokenizerFolder):
             _save(given, separator, out.folder / "base")
             base = Codec(out.folder / "base")
@@ -95,7 +123,6 @@ def tokenizer(settings: Tokenizer, inputs: Inputs, out: Workspace) -> Counts:
     if base is not None:
         _check_same_text(codec, base, settings.use)
         _tell_fertility(facts["sources"], out)
-        shutil.rmtree(base.folder)
     write_json(out.folder / "facts.json", facts)
     return facts
 

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from headwater.core.config import Config
 from headwater.core.units import Count, Seconds, Tokens
 from headwater.model.config import Trained
 from headwater.tokens.mixture import Mixture
+from headwater.tokens.packing import Concatenate, Packing
+from headwater.training.forgetting import Forgetting
+from headwater.training.phases import Phase, borders, problems
 from headwater.training.schedule import Schedule, WarmupStableDecay
 
 
@@ -66,6 +69,28 @@ Optimizer = Annotated[AdamW | Muon, Field(discriminator="use")]
 """How gradients change weights."""
 
 
+class Speed(Config):
+    """How the arithmetic of training is done. What is `auto` is chosen by a race of some seconds at the start.
+
+    The winner is kept in the store for the next run of the same model on the same machine, and in each checkpoint, so
+    that a resumed run computes as before. The loss is compared with that of plain fp32 arithmetic.
+    """
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the arithmetic; weights and optimizer stay fp32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Translate a block to machine code first. `auto` goes on without it, with a warning, where that fails."""
+    attention: Literal["auto", "blocks", "library"] = "auto"
+    """`blocks`: tile by tile, only keys of the same document; `library`: torch's scaled_dot_product_attention."""
+    activations: Literal["keep", "recompute"] = "keep"
+    """`recompute` keeps only the input of each block for the backward pass: much less memory, a third more arithmetic.
+    Source: Chen et al. 2016 (arXiv:1604.06174)."""
+
+
+def _auto(value: object) -> object:
+    return {} if value == "auto" else value
+
+
 class Distill(Config):
     """Learn from a trained model too: what a shrunk model comes from teaches it. Source: Hinton et al. 2015 (arXiv:1503.02531)."""
 
@@ -85,7 +110,7 @@ class Distill(Config):
 
 
 class Train(Config):
-    """How the weights are trained. Set exactly one of `steps`, `total_tokens` and `budget`."""
+    """How the weights are trained. Set exactly one of `steps`, `total_tokens` and `budget`, or `total_tokens` of each phase."""
 
     sequence_length: int = Field(ge=2)
     """Tokens of a training row; at most the model's context_length."""
@@ -100,21 +125,26 @@ class Train(Config):
     begins when the time left is its share. How many steps that makes depends on the machine; training ends earlier,
     with a warning, where it would see a source more often than the mixture allows."""
     micro_batch_sequences: int = Field(default=0, ge=0)
-    """Rows of one forward and backward pass, a divisor of those of a batch; 0 takes as many as make 4,096 tokens."""
+    """Rows of one forward and backward pass, a divisor of those of a batch; 0 chooses among sizes of 1,024 to 8,192 tokens (`speed`)."""
     optimizer: Optimizer = Muon(use="muon")
     """How gradients change weights."""
     schedule: Schedule = WarmupStableDecay(use="wsd")
     """How the learning rate goes over the run."""
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient of all weights together; 0 does not clip."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the arithmetic; weights and optimizer stay fp32. `auto` measures both and takes the faster."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Translate the model to machine code first. `auto` goes on without it, with a warning, where that fails."""
+    speed: Annotated[Speed, BeforeValidator(_auto)] = Speed()
+    """How the arithmetic is done; `auto` measures everything at the start."""
     distill: Distill | None = None
     """A trained model to learn from, beside the text."""
     mixture: Mixture = Mixture()
     """What share of the training tokens comes from each source."""
+    packing: Packing = Concatenate(use="concatenate")
+    """How documents become rows. Attention never crosses the border of two documents, whichever way."""
+    phases: tuple[Phase, ...] = ()
+    """Parts of the run in order, such as a main part, a long context and an annealing on the best text, each with what
+    is different in it. None by default: all steps are alike."""
+    forgetting: Forgetting | None = None
+    """What to do when the validation loss of a source rises above what it was before training."""
     seed: int = 0
     """Which order of the documents."""
     log_every: Count = Field(default=1, ge=1)
@@ -137,6 +167,7 @@ class Train(Config):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         given = [name for name in ("steps", "total_tokens", "budget") if getattr(self, name) is not None]
+        given += ["total_tokens of phases"] if any(phase.total_tokens is not None for phase in self.phases) else []
         if len(given) != 1:
             raise ValueError(f"set exactly one of steps, total_tokens and budget; got {' and '.join(given) or 'none'}")
         if self.batch_tokens % self.sequence_length:
@@ -157,6 +188,8 @@ class Train(Config):
                 f"with a budget, decay_share must leave time to learn how fast steps are: 0.9 at most, "
                 f"not {self.schedule.decay_share:g}"
             )
+        if self.phases and (found := problems(self)):
+            raise ValueError("; ".join(found))
         return self
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, Any] | None:
@@ -175,6 +208,8 @@ class Train(Config):
     @property
     def planned_steps(self) -> int | None:
         """Optimizer updates in all; None when a budget decides on the way."""
+        if self.phases and self.phases[0].total_tokens is not None:
+            return borders(self.phases, self.batch_tokens, None)[-1]
         return self.steps if self.total_tokens is None else -(-self.total_tokens // self.batch_tokens)
 
     @property
@@ -184,7 +219,7 @@ class Train(Config):
 
     @property
     def micro_batch(self) -> int:
-        """Rows of one forward and backward pass, resolved.
+        """Rows of one forward and backward pass with which the race of `speed` begins: as many as make 4,096 tokens.
 
         Source: a prototype on one core: 1,024, 2,048 and 4,096 tokens were within 8 %; see docs/lab-notes.md.
         """

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from headwater.core.errors import HeadwaterError, InputError, MismatchError
+from headwater.core.errors import MismatchError
 from headwater.core.stage import Workspace
 from headwater.core.units import format_count
-from headwater.model import checkpoint, hf
-from headwater.model.config import HuggingFaceWeights
+from headwater.model.surgery import read
 from headwater.model.transformer import CHUNK_LOGITS, Transformer
 from headwater.training.config import Distill
 from headwater.training.parallel import Arithmetic
@@ -36,20 +35,26 @@ class Teacher:
 
     Attributes:
         model: the teacher.
-        flops_per_token: its forward pass, a third of what training it would take.
     """
 
     def __init__(
-        self, settings: Distill, student: Transformer, sequence_length: int, arithmetic: Arithmetic, out: Workspace
+        self, settings: Distill, student: Transformer, longest: int, arithmetic: Arithmetic, out: Workspace
     ) -> None:
         """Load the teacher and make sure that it speaks of the same tokens.
+
+        Args:
+            settings: which model, and what it counts for.
+            student: the model that learns.
+            longest: tokens of the longest rows.
+            arithmetic: how the run computes.
+            out: told who teaches.
 
         Raises:
             InputError: it cannot be read.
             MismatchError: it has another vocabulary, or a context that is too short.
         """
         self._settings = settings
-        self.model = _load(settings, out)
+        self.model = read(settings.source, out)[0]
         ours, theirs = student.config, self.model.config
         if theirs.token_types != ours.token_types:
             raise MismatchError(
@@ -57,23 +62,29 @@ class Teacher:
                 place="train.distill",
                 hint="a teacher must have the vocabulary of the model that it teaches",
             )
-        if theirs.context_length < sequence_length:
+        if theirs.context_length < longest:
             raise MismatchError(
-                f"the teacher's context_length {theirs.context_length:,} is less than sequence_length {sequence_length:,}",
+                f"the teacher's context_length {theirs.context_length:,} is less than the {longest:,} tokens of a row",
                 place="train.distill",
                 hint="train on shorter sequences",
             )
         self.model.requires_grad_(False)
         self.model.to(arithmetic.device)
         self.model.compute_dtype = arithmetic.dtype
-        self.flops_per_token = theirs.flops_per_token(sequence_length) // 3
         out.note(
             f"distilled from a model of {format_count(theirs.parameters())} parameters, which counts for "
             f"{settings.weight:.0%} of the loss"
         )
 
+    def flops_per_token(self, sequence_length: int) -> int:
+        """Operations of its forward pass: a third of what training it would take."""
+        return self.model.config.flops_per_token(sequence_length) // 3
+
     def losses(self, student: Transformer, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor) -> Losses:
-        """Losses of the student on a micro-batch. The logits of neither model ever exist as a whole."""
+        """Losses of the student on a micro-batch, over the targets that count, those of 0 or more.
+
+        The logits of neither model ever exist as a whole.
+        """
         with torch.no_grad():
             taught_ND = self.model.hidden(tokens_BT, documents_BT).flatten(0, 1)
         sums = _ChunkedDistillation.apply(
@@ -85,7 +96,8 @@ class Teacher:
             self._settings.weight,
             self._settings.temperature,
         )
-        objective, token, teacher = (part / targets_BT.numel() for part in sums)  # type: ignore[union-attr]
+        counted = (targets_BT >= 0).sum().clamp(min=1)
+        objective, token, teacher = (part / counted for part in sums)  # type: ignore[union-attr]
         return Losses(objective, token.detach(), teacher.detach())
 
 
@@ -120,14 +132,15 @@ class _ChunkedDistillation(torch.autograd.Function):
             logits_CV = (x_ND[part] @ weight.T).float()
             taught_CV = ((taught_ND[part] @ taught_weight.T).float() / temperature).log_softmax(-1)
             plain_CV, soft_CV = logits_CV.log_softmax(-1), (logits_CV / temperature).log_softmax(-1)
-            chosen_C = targets_N[part, None]
-            token -= plain_CV.gather(1, chosen_C).sum()
+            counts_C1 = (targets_N[part, None] >= 0).float()
+            chosen_C1 = targets_N[part, None].clamp(min=0)
+            token -= (plain_CV.gather(1, chosen_C1) * counts_C1).sum()
             q_CV = taught_CV.exp()
-            teacher += (q_CV * (taught_CV - soft_CV)).sum()
+            teacher += (q_CV * (taught_CV - soft_CV) * counts_C1).sum()
             plain_gradient_CV = plain_CV.exp_()
-            plain_gradient_CV.scatter_add_(1, chosen_C, plain_gradient_CV.new_full(chosen_C.shape, -1.0))
+            plain_gradient_CV.scatter_add_(1, chosen_C1, plain_gradient_CV.new_full(chosen_C1.shape, -1.0))
             gradient_CV = plain_gradient_CV.mul_(1 - share).add_(soft_CV.exp_() - q_CV, alpha=share * temperature)
-            gradient_CV = gradient_CV.mul_(scale).to(x_ND.dtype)
+            gradient_CV = gradient_CV.mul_(counts_C1 * scale).to(x_ND.dtype)
             x_gradient_ND[part] = gradient_CV @ weight
             weight_gradient_VD += (gradient_CV.T @ x_ND[part]).float()
         ctx.save_for_backward(x_gradient_ND, weight_gradient_VD)
@@ -149,15 +162,3 @@ class _ChunkedDistillation(torch.autograd.Function):
             None,
             None,
         )
-
-
-def _load(settings: Distill, out: Workspace) -> Transformer:
-    source = settings.source
-    try:
-        if isinstance(source, HuggingFaceWeights):
-            return hf.read_folder(source.path, allow_pickle=source.allow_pickle, warn=out.warn)
-        return checkpoint.load_model(source.path)[0]
-    except InputError:
-        raise
-    except HeadwaterError as error:
-        raise InputError(error.problem, place=error.place, hint="check train.distill.source.path") from None

@@ -13,6 +13,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
@@ -29,13 +30,15 @@ from headwater.core.units import format_count, format_seconds
 from headwater.model import checkpoint
 from headwater.model.moments import PREFIX
 from headwater.model.transformer import Transformer
-from headwater.tokens.loader import Batch, Batches
+from headwater.tokens.loader import Batch
 from headwater.tokens.mixture import SourcePlan
 from headwater.tokens.shards import TokenFolder
-from headwater.training import parallel
+from headwater.training import parallel, speed
 from headwater.training.config import INITIAL_LOSS_TOLERANCE, Train
 from headwater.training.distill import Teacher
+from headwater.training.forgetting import Watch
 from headwater.training.optimizer import Optimizers
+from headwater.training.phases import PhasedBatches, Stretch, check_contexts, introduction, phases_to_json, shape
 from headwater.training.schedule import WarmupStableDecay
 from headwater.training.validation import Validation
 
@@ -86,27 +89,29 @@ class Run:
             "last_loss": None,
             "last_divergence": None,  # of the model's probabilities from the teacher's, where there is one
             "nonfinite": 0,
-            "precision": None,
-            "compiled": None,
+            "speed": {},  # how it computes rows of each shape, to be kept
+            "forgetting": {},
         } | (resumed[1] if resumed else {})
-        self.arithmetic = parallel.set_up(settings, out, self.state["precision"])
-        self.state["precision"] = self.arithmetic.precision
-        self.model, self.start = checkpoint.load_model(
-            newest or inputs["checkpoint"] / "checkpoint", self.arithmetic.device
-        )
-        self.batches = Batches(
-            inputs["tokens"], settings.mixture, settings.sequence_length, settings.batch_sequences, settings.seed
-        )
+        self.device = parallel.set_up(out, next(iter(self.state["speed"].values()), None))
+        self.model, self.start = checkpoint.load_model(newest or inputs["checkpoint"] / "checkpoint", self.device)
+        self.batches = PhasedBatches(inputs["tokens"], settings)
         _check_fit(settings, self.model, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
-        self.teacher = (
-            Teacher(settings.distill, self.model, settings.sequence_length, self.arithmetic, out)
-            if settings.distill
-            else None
-        )
+        self.stretch = self.batches.stretch(self.steps_done)
+        adapt(self.model, self.stretch)
         self.most_steps, self.scarcest = _most_steps(self.batches)
         self._introduce()
+        self._prepare()
+        longest = max(stretch.settings.sequence_length for stretch in self.batches.stretches)
+        self.teacher = (
+            Teacher(settings.distill, self.model, longest, self.arithmetic, out) if settings.distill else None
+        )
         self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype)
-        self.validation = Validation(settings, inputs["tokens"], settings.mixture.parts(self.batches.tokens), out)
+        shares, rows = (
+            settings.mixture.parts(self.batches.tokens),
+            next(iter(self.state["speed"].values()))["micro_batch"],
+        )
+        self.validation = Validation(settings, inputs["tokens"], shares, rows, out)
+        self._watch()
         torch.manual_seed(settings.seed)
         if resumed:
             self._restore(resumed[0])
@@ -114,25 +119,43 @@ class Run:
             self.optimizers.begin_with(_moments(checkpoint.load_training(self.start.folder)[0]))
         self.metrics = MetricsLog(out.folder / "metrics.jsonl", keep=self.steps_done)
         self.tensorboard = SummaryWriter(str(out.folder / "tensorboard"), purge_step=self.steps_done + 1)
+        self._validated: tuple[int, dict[str, Any]] = -1, {}
         self._logged = self.steps_done, self.state["seconds_training"]
-        micro_batch = self._micro_batches(self.batches.batch(self.steps_done))[0]
-        seconds = parallel.prepare(self.model, settings, self.arithmetic, micro_batch, out)
-        self.state["seconds_compiling"] += seconds
-        if self.state["compiled"] not in (None, seconds > 0):
-            out.warn("the run was begun with compiled code and goes on without, or the other way round: not bit-exact")
-        self.state["compiled"] = seconds > 0
         self._clock = self._saved_at = time.perf_counter()
+
+    def _prepare(self) -> None:
+        """Choose how rows of this phase's shape are computed, and compile for it."""
+        start, settings, chosen = time.perf_counter(), self.stretch.settings, self.state["speed"]
+        key = f"{settings.batch_sequences} x {settings.sequence_length}"
+        if chosen and key not in chosen:  # a later phase: optimizer and threads stay as they are
+            settings = speed.only_rows(settings, next(iter(chosen.values())))
+        first = self._on_device(self.batches.batch(self.steps_done))
+        self.arithmetic = parallel.prepare(self.model, settings, self.device, first, self.out, chosen.get(key))
+        chosen[key] = asdict(self.arithmetic.choice)
+        self.state["seconds_compiling"] += time.perf_counter() - start
+
+    def _watch(self) -> None:
+        """Begin to watch what the model knew before."""
+        trained_on = {name for batches in self.batches.phases for name in batches.fits}
+        replayed = list(dict.fromkeys(name for batches in self.batches.phases for name in batches.mixture.replay))
+        default = replayed + [name for name in self.validation.sources if name not in trained_on]
+        self.watch = Watch(self.settings.forgetting, default, self.validation.sources, self.state["forgetting"])
+        self.continues = self.start.notes.get("initialized", "random") != "random"
+        if self.continues and not replayed:
+            self.out.warn(
+                "the weights are trained already, and nothing like what they were trained on is replayed: they may "
+                "forget it; name a source in train.mixture.replay"
+            )
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of one forward and backward pass."""
+        return self.arithmetic.choice.micro_batch
 
     @property
     def steps_done(self) -> int:
         """Updates so far."""
         return self.state["steps_done"]
-
-    @property
-    def flops_per_token(self) -> int:
-        """Floating-point operations to train on one token; with a teacher, its forward pass too."""
-        student = self.model.config.flops_per_token(self.settings.sequence_length)
-        return student + (self.teacher.flops_per_token if self.teacher else 0)
 
     @property
     def finished(self) -> bool:
@@ -147,9 +170,12 @@ class Run:
     def step(self) -> None:
         """Train on one batch; then log, validate and save when it is time to."""
         self._decide_end()
+        self._enter_phase()
+        if self.steps_done == 0 and (self.continues or self.settings.forgetting):
+            self._validate()  # what the model knows before it learns anything
         batch = self.batches.batch(self.steps_done)
         loss, norm = self._gradient(batch)
-        share = self.settings.schedule(self.steps_done, self.state["total_steps"])
+        share = self.stretch.rate(self.steps_done, self.state["total_steps"]) * self.watch.rate_factor
         if math.isfinite(loss) and math.isfinite(norm):
             self.state["proven_step"] = self.steps_done
             self.optimizers.step(share)
@@ -174,11 +200,13 @@ class Run:
         """
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             self._stop_at_the_last_good(f"step {self.steps_done:,}: its update made weights that are not finite")
-        validation = self._validate()
+        step, validation = self._validated
+        if step != self.steps_done:
+            validation = self._validate()
         self.tensorboard.close()
         self.save(self.out.folder / "checkpoint")
         seconds, tokens = self.state["seconds_training"], self.steps_done * self.settings.batch_tokens
-        flops = self.flops_per_token
+        flops = self._flops() / tokens
         return {
             "initial_loss": self.state["initial_loss"],
             "expected_initial_loss": self.start.notes.get("expected_initial_loss"),
@@ -190,14 +218,14 @@ class Run:
             "mfu": flops * tokens / seconds / self.arithmetic.peak_flops_per_second,
             "peak_flops_per_second": self.arithmetic.peak_flops_per_second,
             "flops_per_token": flops,
-            "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length"
+            "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length, mean over phases"
             + (", and a third of it for the teacher" if self.teacher else ""),
-            "distilled": None
-            if self.teacher is None
-            else {"parameters": self.teacher.model.config.parameters(), "divergence": self.state["last_divergence"]},
-            "precision": self.arithmetic.precision,
-            "device": self.arithmetic.device,
-            "compiled": self.state["compiled"],
+            "distilled": self.teacher
+            and {"parameters": self.teacher.model.config.parameters(), "divergence": self.state["last_divergence"]},
+            "precision": self.arithmetic.choice.precision,
+            "device": self.device,
+            "compiled": self.arithmetic.choice.compiled,
+            "speed": self.state["speed"],
             "parameters": self.model.config.parameters(),
             "seconds_training": seconds,
             "seconds_validating": self.state["seconds_validating"],
@@ -206,6 +234,9 @@ class Run:
             "nonfinite_updates": self.state["nonfinite"],
             "mixture": self.batches.plan(self.steps_done).to_json(),
             "copies": self.batches.copies,
+            "packing": self.batches.packed(),
+            "phases": phases_to_json(self.batches, self.steps_done),
+            "forgetting": self.watch.to_json() if self.continues or self.settings.forgetting else None,
         }
 
     def save(self, folder: Path | None = None) -> None:
@@ -256,12 +287,37 @@ class Run:
                 f"(mixture.max_epochs)"
             )
 
+    def _enter_phase(self) -> None:
+        """Where the next step begins another phase: change to its settings."""
+        stretch = self.batches.stretch(self.steps_done)
+        if stretch is self.stretch:
+            return
+        before, self.stretch = self.stretch, stretch
+        adapt(self.model, stretch)
+        self.out.note(f"step {self.steps_done:,}: phase '{stretch.name}' begins: {introduction(stretch)}")
+        if shape(before) != shape(stretch):
+            self._tick("training")
+            self._prepare()
+            self._clock = time.perf_counter()
+
+    def _flops_per_token(self, sequence_length: int) -> int:
+        """Operations to train on one token of such a row; with a teacher, its forward pass too."""
+        student = self.model.config.flops_per_token(sequence_length)
+        return student + (self.teacher.flops_per_token(sequence_length) if self.teacher else 0)
+
+    def _flops(self) -> float:
+        """Operations of all steps so far."""
+        return sum(
+            self._flops_per_token(stretch.settings.sequence_length) * steps * self.settings.batch_tokens
+            for stretch, steps in self.batches.done(self.steps_done)
+        )
+
     def _gradient(self, batch: Batch) -> tuple[float, float]:
         """Forward and backward over the micro-batches of a batch: mean loss, and norm of the gradient."""
-        loss = torch.zeros((), device=self.arithmetic.device)
-        divergence = torch.zeros_like(loss)
+        loss, divergence = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        counted = self.batches.counted_targets(self.steps_done)
         for tokens, targets, documents in self._micro_batches(batch):
-            share = len(tokens) / self.settings.batch_sequences
+            share = (targets >= 0).sum() / counted
             if self.teacher is None:
                 part = self.model.loss(tokens, targets, documents) * share
                 part.backward()
@@ -271,15 +327,19 @@ class Run:
             (losses.objective * share).backward()
             loss += losses.token * share
             divergence += losses.teacher * share
-        self.state["last_divergence"] = None if self.teacher is None else float(divergence)
+        if self.teacher is not None:
+            self.state["last_divergence"] = float(divergence)
         most = self.settings.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most)
         return float(loss), float(norm)
 
     def _micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
-        whole = (torch.from_numpy(array).to(self.arithmetic.device) for array in batch)
-        tokens, targets, documents = (tensor.split(self.settings.micro_batch) for tensor in whole)
+        tokens, targets, documents = (tensor.split(self.micro_batch) for tensor in self._on_device(batch))
         return list(zip(tokens, targets, documents, strict=True))
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, targets, documents = (torch.from_numpy(array).to(self.device) for array in batch)
+        return tokens, targets, documents
 
     def _nonfinite(self, loss: float, norm: float) -> None:
         """Leave out an update whose loss or gradient is not finite; stop when it happens too often."""
@@ -345,24 +405,25 @@ class Run:
         steps, seconds = now[0] - self._logged[0], now[1] - self._logged[1]
         speed = steps * self.settings.batch_tokens / max(seconds, 1e-9)
         self._logged = now
+        flops = self._flops_per_token(self.stretch.settings.sequence_length)
         values = {
             "loss": loss,
             "learning_rate": self.optimizers.learning_rate,
             "grad_norm": norm,
             "tokens_per_second": speed,
-            "mfu": speed * self.flops_per_token / self.arithmetic.peak_flops_per_second,
+            "mfu": speed * flops / self.arithmetic.peak_flops_per_second,
             "seconds": self.state["seconds_training"],
         }
         if self.teacher is not None:
             values["teacher_divergence"] = self.state["last_divergence"]
-        self.metrics.write({"step": self.steps_done, "tokens": self.steps_done * self.settings.batch_tokens, **values})
+        self.metrics.write(self._place() | values)
         for name, value in values.items():
             self.tensorboard.add_scalar(f"train/{name}", value, self.steps_done)
 
     def _validate(self) -> dict[str, Any]:
         self._tick("training")
-        values = self.validation(self.model, self.arithmetic.device)
-        self.metrics.write({"step": self.steps_done, "tokens": self.steps_done * self.settings.batch_tokens, **values})
+        values = self.validation(self.model, self.device)
+        self.metrics.write(self._place() | values)
         for what, per_source in values.items():
             for source, value in per_source.items():
                 self.tensorboard.add_scalar(f"{what}/{source}", value, self.steps_done)
@@ -371,8 +432,17 @@ class Run:
             self.out.note(
                 f"step {self.steps_done:,}: validation loss {total:.3f} nats per token, {values['validation_bits_per_byte']['total']:.3f} bits per byte"
             )
+        self._validated = self.steps_done, values
+        self.watch(self.steps_done, values["validation_loss"], self.out)
+        if self.watch.stops:
+            self.state["total_steps"] = self.steps_done
         self._tick("validating")
         return values
+
+    def _place(self) -> dict[str, Any]:
+        """Where the run is, for a line of metrics.jsonl."""
+        place = {"step": self.steps_done, "tokens": self.steps_done * self.settings.batch_tokens}
+        return place | ({"phase": self.stretch.name} if self.settings.phases else {})
 
     def _recent_loss(self) -> float:
         """Mean training loss of the last tenth of the steps, at most 50."""
@@ -392,6 +462,11 @@ class Run:
         steps = f", {settings.planned_steps:,} steps" if settings.planned_steps else ""
         rows = f"{settings.batch_sequences} x {settings.sequence_length} tokens per step"
         self.out.note(f"{parameters} parameters, {rows}{steps}")
+        for stretch, batches in zip(self.batches.stretches, self.batches.phases, strict=True):
+            if stretch.phase:
+                self.out.note(f"phase '{stretch.name}': {introduction(stretch)}")
+            for name, fit in batches.fits.items() if self.settings.packing.use == "best_fit" or stretch.phase else ():
+                self.out.note(f"packing of '{name}': {fit}")
         for warning in self.batches.warnings:
             self.out.warn(warning)
 
@@ -434,15 +509,30 @@ def _moments(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items() if key.startswith(PREFIX)}
 
 
-def _check_fit(settings: Train, model: Transformer, batches: Batches, vocab_size: int) -> None:
+def adapt(model: Transformer, stretch: Stretch) -> None:
+    """Change a model's positions where a phase says so.
+
+    Raises:
+        MismatchError: its positions are learned.
+    """
+    if stretch.phase is None or stretch.phase.rope_theta is None:
+        return
+    config = model.config
+    if config.positions != "rotary":
+        place, hint = f"train.phases.{stretch.name}.rope_theta", "leave it out"
+        raise MismatchError("the model's positions are learned: it has no rotary base", place=place, hint=hint)
+    changes = {
+        "rope_theta": stretch.phase.rope_theta,
+        "context_length": max(config.context_length, stretch.settings.sequence_length),
+    }
+    model.config = config.model_copy(update=changes)
+    model.reset_buffers(model.embedding.weight.device)
+
+
+def _check_fit(settings: Train, model: Transformer, batches: PhasedBatches, vocab_size: int) -> None:
     """Make sure that settings, model and tokens fit before anything is computed."""
     config = model.config
-    if settings.sequence_length > config.context_length:
-        raise MismatchError(
-            f"sequence_length {settings.sequence_length:,} is beyond the model's context_length {config.context_length:,}",
-            place="train.sequence_length",
-            hint=f"set it to {config.context_length:,} or less, or initialize a model with a longer context",
-        )
+    check_contexts(batches.stretches, config.context_length)
     if vocab_size > config.token_types:
         raise MismatchError(
             f"the tokens are of a vocabulary of {vocab_size:,}, the model knows {config.token_types:,} tokens",
@@ -452,7 +542,7 @@ def _check_fit(settings: Train, model: Transformer, batches: Batches, vocab_size
     batches.plan(settings.planned_steps or 1)
 
 
-def _most_steps(batches: Batches) -> tuple[int, SourcePlan]:
+def _most_steps(batches: PhasedBatches) -> tuple[int, SourcePlan]:
     """How many steps there are before a source is seen more often than the mixture allows, and which source that is.
 
     A source of weight w has had less than w n + 1 of the first n rows, and the plan forgives one row: so no plan of

@@ -13,25 +13,29 @@ from headwater.core.errors import MismatchError
 from headwater.core.stage import Workspace
 from headwater.model.transformer import Transformer
 from headwater.tokens.loader import Batch, HeldOutBatches
+from headwater.tokens.shards import HELD_OUT, TokenFolder
 from headwater.training.config import Train
 
 
 class Validation:
-    """Measures a model on some held-out documents of each source of the mixture."""
+    """Measures a model on some held-out documents of each source, of those too that it is not trained on."""
 
-    def __init__(self, settings: Train, tokens: Path, shares: Mapping[str, int], out: Workspace) -> None:
+    def __init__(self, settings: Train, tokens: Path, shares: Mapping[str, int], rows: int, out: Workspace) -> None:
         """Open the held-out documents.
 
         Args:
             settings: how many tokens, in rows of which length.
             tokens: folder of the stage encode.
             shares: how the training rows are shared out between the sources.
+            rows: how many of them at a time: as many as in training.
             out: told of sources that have too little to measure.
         """
-        self._rows = settings.micro_batch
+        self._rows = rows
         self._shares = dict(shares)
         self._sources: dict[str, HeldOutBatches] = {}
-        for name in shares:
+        folder = TokenFolder(tokens)
+        watched = [name for name in folder.sources if name not in shares and folder.counts(name, HELD_OUT).documents]
+        for name in (*shares, *watched):
             try:
                 batches = HeldOutBatches(tokens, name, settings.sequence_length, self._rows, settings.validation_tokens)
             except MismatchError as error:
@@ -39,17 +43,23 @@ class Validation:
                 continue
             self._sources[name] = batches
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources that are measured."""
+        return tuple(self._sources)
+
     def __call__(self, model: Transformer, device: str) -> dict[str, dict[str, float]]:
         """Measure: loss [nats per token] and bits per byte of each source, and in `total`.
 
-        The total loss is that of the mixture, to be compared with the training loss. The total of bits per byte is all
+        Totals are of the sources of the mixture. The total loss is that of the mixture, to be compared with the training loss. The total of bits per byte is all
         bits over all bytes of the documents measured, as in the stage evaluate: each source weighs by its bytes.
         """
         loss = {name: self._loss(model, batches, device) for name, batches in self._sources.items()}
         bits = {name: self._sources[name].bits_per_byte(value) for name, value in loss.items()}
         if loss:
-            loss["total"] = _mean(loss, self._shares)
-            bits["total"] = _mean(bits, {name: batches.bytes for name, batches in self._sources.items()})
+            mixed = [name for name in self._shares if name in loss] or list(loss)
+            loss["total"] = _mean(loss, {name: self._shares.get(name, 1) for name in mixed})
+            bits["total"] = _mean(bits, {name: self._sources[name].bytes for name in mixed})
         return {"validation_loss": loss, "validation_bits_per_byte": bits}
 
     def _loss(self, model: Transformer, batches: HeldOutBatches, device: str) -> float:
@@ -68,7 +78,7 @@ class Validation:
 
 
 def _mean(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    return sum(weights[name] * value for name, value in values.items()) / sum(weights[name] for name in values)
+    return sum(weight * values[name] for name, weight in weights.items()) / sum(weights.values())
 
 
 def _fill(batch: Batch, rows: int) -> list[Tensor]:

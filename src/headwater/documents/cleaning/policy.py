@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -180,6 +180,9 @@ class Url(CleaningStep):
         for file in files.values():
             if not file.is_file():
                 raise InputError("there is no such file", place=str(file), hint="check the path in `use: url`")
+            if not _entries(file):
+                problem = "holds no entry: nothing would be blocked"
+                raise InputError(problem, place=str(file), hint="one entry on each line; take the setting out for none")
         return files
 
     def __call__(self, batch: Features) -> Verdict:
@@ -264,7 +267,8 @@ def _substrings(given: tuple[str, ...], file: Path | None) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, entries)) or r"(?!)")
 
 
-def _entries(file: Path) -> Iterable[str]:
+@functools.lru_cache(64)
+def _entries(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -230,6 +230,9 @@ class _Gathered:
     def reject(self, rule: str, text: str, *, place: str, problem: str, **_: Any) -> None:  # noqa: ARG002
         raise InputError(problem, place=place, hint="mend the samples: each must be readable")
 
+    def damage(self, error: InputError, *_: Any) -> None:
+        raise error
+
 
 @functools.lru_cache(8)
 def _loaded(path: Path, changed: int) -> LinearModel:  # noqa: ARG001  (a newer file is another model)

@@ -47,6 +47,7 @@ class Toxicity(CleaningStep):
         for file in self.lists.values():
             if not file.is_file():
                 raise InputError("there is no such file", place=str(file), hint="check the path in `use: toxicity`")
+            _entries(file)
         return {f"toxicity.{language}: {file}": file for language, file in self.lists.items()}
 
     def __call__(self, batch: Features) -> Verdict:
@@ -74,14 +75,28 @@ class Toxicity(CleaningStep):
         )
 
 
+def _entries(file: Path) -> list[str]:
+    """The words and phrases of a list in small letters, the longest first.
+
+    Raises:
+        InputError: it cannot be read, or holds none.
+    """
+    try:
+        lines = [line.strip().lower() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot be read as a list: {error}", place=str(file), hint="UTF-8, one on each line"
+        ) from None
+    entries = {line for line in lines if line and not line.startswith("#")}
+    if not entries:
+        raise InputError("holds no words", place=str(file), hint="one word or phrase on each line")
+    return sorted(entries, key=lambda word: (-len(word), word))
+
+
 @functools.lru_cache(64)
 def _words_of(file: Path, language: str) -> re.Pattern[str]:
     """An expression for the entries of a list."""
-    lines = (line.strip().lower() for line in file.read_text(encoding="utf-8").splitlines())
-    entries = sorted({line for line in lines if line and not line.startswith("#")}, key=lambda word: (-len(word), word))
-    if not entries:
-        raise InputError("holds no words", place=str(file), hint="one word or phrase on each line")
-    words = "|".join(map(re.escape, entries))
+    words = "|".join(map(re.escape, _entries(file)))
     if language in UNSPACED:
         return re.compile(words)
     return re.compile(rf"(?<!\w)(?:{words})" if language == "ko" else rf"(?<!\w)(?:{words})(?!\w)")

@@ -259,6 +259,25 @@ class Loaded(NamedTuple):
     """Benchmark -> items, items_whole, items_too_short, grams"""
 
 
+def check(name: str, benchmark: BenchmarkFiles, min_words: int) -> None:
+    """Make sure, before anything runs, that a benchmark has something that can be looked for; cheap where its first items do.
+
+    Raises:
+        InputError: a file is missing or unreadable, or no item has one of the fields.
+        EmptyResultError: no item has a text of so many words, or of twice as many characters without spaces.
+    """
+    try:
+        for parts in benchmark.items(name):
+            for part in parts:
+                if len(part.split()) >= min_words or (not part.isascii() and len(part) >= 2 * min_words):
+                    return
+    except InputError as error:
+        raise type(error)(f"{error.problem} (benchmark '{name}')", place=error.place, hint=error.hint) from None
+    problem = f"has no item with {min_words} words in a field: nothing could be looked for"
+    hint = "check `paths` and `fields`; what is not looked for is not clean"
+    raise EmptyResultError(problem, place=f"decontaminate.benchmarks.{name}", hint=hint)
+
+
 def load(benchmarks: Mapping[str, Any], words: Sizes, characters: Sizes) -> Loaded:
     """Read benchmarks and make their n-grams.
 

@@ -5,6 +5,7 @@ A sketch of each shard lies on disk; of all documents together only a few number
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Literal
 from urllib.parse import unquote
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import xxhash
 
@@ -22,13 +24,15 @@ from headwater.core.store import atomic_path
 from headwater.documents.document import source_of, text_buffer
 from headwater.documents.overlap import partitions
 
-Keep = Literal["first", "longest", "newest", "oldest", "source"]
+Keep = Literal["first", "longest", "newest", "oldest", "quality", "source"]
 
 HASHES = np.dtype([("key", "<u8"), ("check", "<u8"), ("row", "<u4")])
 EXACT, URL, NEAR = 1, 2, 3
 RULES = ("", "exact", "url", "near_duplicate")
 """Why a document is a copy, by the numbers above; 0 for one that stays."""
 
+UNSCORED = -(2**63) + 1
+"""Score of a document without one, by `keep: quality`."""
 _ID_BYTES = 32
 _CLUSTER_SIZES = (1, 2, 3, 4, 5, 10, 100, 1000)  # lower ends of the classes
 _NO_DATE = 0  # a date as a number has 14 digits: year to second
@@ -61,6 +65,10 @@ class Sketch:
     def scores(self) -> np.ndarray:
         """What the rule to keep goes by: [D] int64."""
         return np.fromfile(self.folder / "scores", np.int64)
+
+    def marks(self) -> np.ndarray:
+        """The marks of all documents, mapped: only what is looked at is read."""
+        return np.memmap(self.folder / "marks", np.uint8, "r").reshape(self.documents, -1)
 
     def rows(self, name: str, numbers: list[int]) -> list[bytes]:
         """The ids or marks of some documents."""
@@ -134,8 +142,10 @@ def choose(parents: np.ndarray, sketches: Sequence[Sketch], starts: np.ndarray, 
     return keeper[parents]
 
 
-def scores(rule: Keep, batch: pa.RecordBatch, priorities: Sequence[str], shard: Path) -> np.ndarray:
+def scores(rule: Keep, batch: pa.RecordBatch, priorities: Sequence[str], field: str, shard: Path) -> np.ndarray:
     """How much each document of a batch deserves to stay by a rule: [documents] int64, the highest stays."""
+    if rule == "quality":
+        return ordered(np.array([_number(meta, field) for meta in batch.column("meta").to_pylist()], np.float64))
     if rule == "longest":
         return np.diff(text_buffer(batch.column("text"))[1]).astype(np.int64)
     if rule in ("newest", "oldest"):
@@ -144,6 +154,22 @@ def scores(rule: Keep, batch: pa.RecordBatch, priorities: Sequence[str], shard: 
     source = source_of(shard)
     rank = priorities.index(source) if source in priorities else len(priorities)
     return np.full(batch.num_rows, -rank, np.int64)
+
+
+def _number(meta: str | None, field: str) -> float:
+    """A number in a document's `meta`; not a number where there is none."""
+    value = orjson.loads(meta).get(field) if meta else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def ordered(values: np.ndarray) -> np.ndarray:
+    """Numbers of float64 as int64 in the same order; what is not a number comes last, as UNSCORED.
+
+    >>> np.argsort(ordered(np.array([0.5, -2.0, np.nan, 1e300, -0.25]))).tolist()
+    [2, 1, 4, 0, 3]
+    """
+    bits = (values + 0.0).view(np.int64)
+    return np.where(np.isnan(values), UNSCORED, bits ^ ((bits >> 63) & np.int64(2**63 - 1)))
 
 
 def date_number(date: str | None) -> int:

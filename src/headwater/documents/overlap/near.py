@@ -1,6 +1,6 @@
-"""Near-duplicates: what makes documents candidates to be the same, and the exact check of candidates.
+"""Near-duplicates: what makes documents candidates to be the same, and how candidates are compared.
 
-The check goes through the disk, so that memory does not grow with the corpus:
+By default by their sketches, which lie on disk: a range of keys at a time. The exact check goes through the disk, so that memory does not grow with the corpus:
 
     keys of all shards -> pairs of documents that share one        (a range of keys at a time)
     each shard         -> n-gram hashes of its documents in pairs
@@ -26,10 +26,12 @@ from headwater.core.store import atomic_path
 from headwater.core.units import Count
 from headwater.documents.document import read_batches
 from headwater.documents.overlap import partitions
+from headwater.documents.overlap.clusters import Sketch
 
 KEYS = np.dtype([("key", "<u8"), ("row", "<u4")])
 _PAIRS = np.dtype([("later", "<i8"), ("earlier", "<i8")])
 _ROWS = np.dtype([("number", "<i8")])
+_PAIRS_AT_ONCE = 1 << 15  # whose marks are in memory: 7 MB
 _NEIGHBOURS = 3
 """Documents before it with the same key that a document is compared with, beside the first: documents that meet others
 by chance in one band meet their copies in another, so more are not worth their time."""
@@ -62,22 +64,23 @@ class NearDuplicates(Config):
     """Chooses the hash functions."""
     per_source: bool = False
     """Compare documents within their source alone, so that each source keeps a copy."""
+    min_similarity: float = Field(default=0.6, ge=0, le=1)
+    """Share of their n-grams that two documents which meet in a band must have in common to count as nearly the same, as
+    their sketches estimate it (give or take 0.04). Pages made from one template meet by chance; this keeps them apart. 0:
+    every meeting counts, as in FineWeb."""
     verify: bool = False
-    """Compare the n-grams of candidates themselves, and let only those count that are as similar as `min_similarity`:
-    exact, for more time and disk."""
-    min_similarity: float = Field(default=0.7, gt=0, le=1)
-    """Share of their n-grams that two documents have in common to count as nearly the same. For `verify: true`."""
+    """Compare the n-grams themselves with `min_similarity`, not the estimates: exact, for more time and disk."""
 
     @model_validator(mode="after")
     def _has_effect(self) -> NearDuplicates:
-        if self.min_similarity != type(self).model_fields["min_similarity"].default and not self.verify:
-            raise ValueError("min_similarity needs verify: true; without it bands and rows decide")
+        if self.verify and not self.min_similarity:
+            raise ValueError("verify: true needs a min_similarity above 0")
         return self
 
     @property
     def threshold(self) -> float:
         """The similarity that decides, or that at which about two of three pairs are found: 0.72 with 14 bands of 8."""
-        return self.min_similarity if self.verify else (1 / self.bands) ** (1 / self.rows)
+        return self.min_similarity or (1 / self.bands) ** (1 / self.rows)
 
     def sketch(self, texts: pa.StringArray, salt: int, row: int) -> tuple[np.ndarray, np.ndarray]:
         """The keys of documents of a shard, of all bands, and their marks.
@@ -110,6 +113,48 @@ class NearDuplicates(Config):
     def sizes(self, characters: np.ndarray) -> np.ndarray:
         """Units in an n-gram of documents that are or are not compared by characters: [D] int64."""
         return np.where(characters, self.character_ngram, self.ngram)
+
+
+def estimate(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The Jaccard similarity of pairs of documents, by their marks [pairs, bands * rows] uint8."""
+    chance = 1 / 256  # marks have 8 bits: so many agree by accident
+    return (((left == right).mean(axis=1) - chance) / (1 - chance)).clip(0, 1)
+
+
+def unite_alike(parents: np.ndarray, sketches: Sequence[Sketch], starts: np.ndarray, min_similarity: float) -> None:
+    """Join the clusters of documents that share a key and whose marks are alike; a range of keys at a time.
+
+    A document is compared with the one before it that has the key, and with the first one.
+
+    Args:
+        parents: [documents], changed in place; see sketch.unite.
+        sketches: of all shards.
+        starts: [shards + 1] int64: where each shard's documents begin.
+        min_similarity: estimate that two documents must reach.
+    """
+    from headwater.documents.overlap.sketch import unite_pairs
+
+    files = [sketch.folder / "near" for sketch in sketches]
+    for part in partitions.ranges(files, KEYS):
+        records, owners = partitions.gather(files, KEYS, part)
+        numbers, first = starts[owners] + records["row"], partitions.first_of_equals(records["key"])
+        later = np.flatnonzero(first < np.arange(len(records)))
+        for earlier in (later - 1, first[later]):
+            pairs = np.stack([numbers[later], numbers[earlier]])
+            pairs = pairs[:, parents[pairs[0]] != parents[pairs[1]]]  # most copies share many keys
+            for begin in range(0, pairs.shape[1], _PAIRS_AT_ONCE):
+                some = pairs[:, begin : begin + _PAIRS_AT_ONCE]
+                members, places = np.unique(some, return_inverse=True)
+                marks, places = _marks(sketches, starts, members), places.reshape(some.shape)
+                left, right = np.ascontiguousarray(some[:, estimate(*marks[places]) >= min_similarity])
+                unite_pairs(parents, left, right)
+
+
+def _marks(sketches: Sequence[Sketch], starts: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """The marks of documents, by their sorted numbers through all shards: [documents, bands * rows] uint8."""
+    shards = np.searchsorted(starts, members, side="right") - 1
+    found = [sketches[shard].marks()[members[shards == shard] - starts[shard]] for shard in np.unique(shards).tolist()]
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)

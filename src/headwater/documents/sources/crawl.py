@@ -22,6 +22,7 @@ from headwater.core.store import atomic_path, read_json, write_json
 from headwater.core.units import Bytes, Count
 from headwater.documents.sources.extract import MAX_PAGE_BYTES, PageError, Tier, check, decode, extract, without_floods
 from headwater.documents.sources.files import Paths, find, whole
+from headwater.documents.sources.opt_outs import page_objects
 from headwater.documents.sources.source import Intake, SourceSettings
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _CREATIVE_COMMONS = re.compile(r"creativecommons\.org/(?:licenses/([a-z-]+)/(\d\
 class Crawl(SourceSettings):
     """Pages of the web.
 
-    robots.txt is obeyed, a host gets one request at a time with pauses in between, and addresses that are not public are
+    robots.txt is obeyed, as are opt-outs from training (ai.txt, tdmrep.json, `noai`), a host gets one request at a time with pauses in between, and addresses that are not public are
     refused, also behind redirects. Whatever is not read is kept among the dropped with the reason. A finished read is
     kept until its settings change: pages are not fetched again because they might have changed.
     """
@@ -249,6 +250,8 @@ class _HostCrawl:
                 raise RefusedError("same_page", f"leads to {page.url}, which was fetched already")
             if depth and _host(page.url) not in self.hosts:
                 raise RefusedError("other_host", f"leads to {page.url}, on another host")
+            if page.kind != "text/plain" and (objection := page_objects(page.body)):
+                raise RefusedError("opted_out", objection)
         except RefusedError as error:
             about = _refusal(error.rule, error.problem, error.value, error.threshold)
             if error.rule == "stopped":

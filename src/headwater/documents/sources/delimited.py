@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -110,11 +111,14 @@ class _Records:
     def __init__(self, span: Span, delimiter: str, quoted: bool, intake: Intake) -> None:
         self.suspicious = False
         self._span, self._intake = span, intake
+        self._fresh = (line for block in line_blocks(span, LINE_END, intake) for line in block)
+        self._again: deque[bytes] = deque()  # lines that are parsed once more
         self._lines: list[str] = []  # the lines of the record at hand
         self._bytes = 0
         self._first = self._number = 0
-        quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        self._reader = csv.reader(self._fed(), delimiter=delimiter, quoting=quoting, strict=True)
+        self._quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        self._delimiter = delimiter
+        self._reader = self._parser()
 
     def reject(self, rule: str, problem: str) -> None:
         """Take the record at hand as a bad one."""
@@ -129,8 +133,14 @@ class _Records:
                 self._lines, self._bytes, self._first, self.suspicious = [], 0, self._number + 1, False
                 try:
                     row = next(self._reader, None)
+                except _OpenQuoteError:
+                    self._open_quote()
+                    continue
                 except csv.Error as error:
-                    self.reject("malformed_csv", str(error))
+                    if self._bytes > BLOCK_BYTES and len(self._lines) > 1 and self._at_end():
+                        self._open_quote()
+                    else:
+                        self.reject("malformed_csv", str(error))
                     continue
                 if row is None:
                     return
@@ -139,22 +149,43 @@ class _Records:
         finally:
             csv.field_size_limit(limit)
 
+    def _parser(self) -> Any:
+        return csv.reader(self._fed(), delimiter=self._delimiter, quoting=self._quoting, strict=True)
+
     def _fed(self) -> Iterator[str]:
         """Lines for the parser, which asks for more as long as a quote is open."""
-        for block in line_blocks(self._span, LINE_END, self._intake):
-            for raw in block:
-                try:
-                    line = raw.decode()
-                except UnicodeDecodeError:
-                    line, self.suspicious = raw.decode(errors="surrogateescape"), True
-                self._number += 1
-                self._bytes += len(raw)
-                if self._bytes > MAX_RECORD_BYTES:
-                    problem = f"a record goes on for {MAX_RECORD_BYTES >> 20} MiB"
-                    hint = "is a quote left open? set quoted: false where quotes are characters like others"
-                    raise InputError(problem, place=f"{self._span.path}:{self._first}", hint=hint)
-                self._lines.append(line)
-                yield line + "\n"
+        while (raw := self._again.popleft() if self._again else next(self._fresh, None)) is not None:
+            try:
+                line = raw.decode()
+            except UnicodeDecodeError:
+                line, self.suspicious = raw.decode(errors="surrogateescape"), True
+            self._number += 1
+            self._bytes += len(raw)
+            self._lines.append(line)
+            if self._bytes > MAX_RECORD_BYTES and len(self._lines) > 1:
+                raise _OpenQuoteError
+            yield line + "\n"
+
+    def _at_end(self) -> bool:
+        """Whether the record at hand went on to the end of the file."""
+        if not self._again and (line := next(self._fresh, None)) is not None:
+            self._again.append(line)
+        return not self._again
+
+    def _open_quote(self) -> None:
+        """Take the first line of the record at hand as a bad record, and parse what it swallowed once more."""
+        first, *others = self._lines
+        size = self._bytes
+        self._again.extendleft(line.encode(errors="surrogateescape") for line in reversed(others))
+        self._lines, self._number = [first], self._first
+        self.reject(
+            "malformed_csv", f"a quote is left open for {size:,} bytes; set quoted: false where quotes are text"
+        )
+        self._reader = self._parser()
+
+
+class _OpenQuoteError(Exception):
+    """A record goes on for longer than any record should."""
 
 
 def _undecoded(row: list[str], used: list[int]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import lzma
@@ -16,12 +17,16 @@ import pyarrow as pa
 from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema
 
 from headwater.core.config import nearest
-from headwater.core.errors import InputError
+from headwater.core.errors import InputError, UnreachableError
 from headwater.documents.sources import urls
-from headwater.documents.sources.source import MAX_RECORD_BYTES, Intake, SourceSettings
+from headwater.documents.sources.source import MAX_RECORD_BYTES, DamagedFileError, Intake, SourceSettings, TooLongError
 
 LINE_END = re.compile(rb"\n")
 BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*\n")
+ENDLESS_BYTES = 1 << 30
+"""Line after which a file is given up [bytes, decompressed]: a bomb could go on for ever."""
+_SALVAGED_BYTES = 1 << 10  # what may be lost before the place where a compressed file is damaged
+_SHOWN_BYTES = 2000  # of a line that is too long
 BLOCK_BYTES = 1 << 20
 """Read at once [bytes]: large against the cost of a call, small against memory."""
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
@@ -214,76 +219,150 @@ def spans(files: Iterable[str], part_bytes: int, *, divisible: bool) -> list[tup
 def line_blocks(span: Span, boundary: re.Pattern[bytes], intake: Intake) -> Iterator[list[bytes]]:
     """Stream the lines of a span, without their ends, in blocks of about a MB.
 
+    A line longer than MAX_RECORD_BYTES becomes a bad record, with an empty line in its place. Where the file turns out to be
+    damaged the stream ends, and the intake is told.
+
     Args:
         span: what to read.
         boundary: matches what ends a document: a span begins behind the first match in it, and goes on to the first
             match behind it, so that every document is in exactly one span.
-        intake: knows how many documents were read, for the message when the file turns out to be cut off.
-
-    Raises:
-        InputError: the file is cut off, or has no line ends.
+        intake: takes what is wrong.
     """
-    start = boundary_after(span.path, span.start, boundary)
-    end = boundary_after(span.path, span.end, boundary) if span.end is not None else None
-    before = intake.seen
-    rest: list[bytes] = []  # pieces of a line whose end is not seen yet
-    rest_bytes = 0
-    with opened(span.path) as stream:
-        at_the_top = start == 0
-        if not at_the_top:
-            stream.seek(start)
-        left = end - start if end is not None else None
-        while block := _next_block(stream, left, span.path, intake.seen - before):
-            if left is not None:
-                left -= len(block)
-            if at_the_top:
-                block, at_the_top = block.removeprefix(_BYTE_ORDER_MARK), False
+    number, line = 0, _Line()
+    try:
+        for block in _stretch(span, boundary):
             lines, found, tail = block.rpartition(b"\n")
-            if found:
-                yield b"".join([*rest, lines]).split(b"\n")
-                rest, rest_bytes = [tail], len(tail)
-            else:
-                rest.append(block)
-                rest_bytes += len(block)
-                if rest_bytes > MAX_RECORD_BYTES:
-                    raise _endless(span.path)
-    if last := b"".join(rest):
+            if not found:
+                line.add(block, span.path)
+                continue
+            first, *others = lines.split(b"\n")
+            line.add(first, span.path)
+            whole_lines = [line.end(), *others]
+            if whole_lines[0] is None:
+                _reject_long(line, span, number + 1, boundary, intake)
+                whole_lines[0] = b""
+            number += len(whole_lines)
+            yield whole_lines
+            line = _Line()
+            line.add(tail, span.path)
+    except DamagedFileError as error:
+        problem = f"{error.problem}; its first {number} lines could be read"
+        intake.damage(DamagedFileError(problem, place=span.path))
+        return
+    if (last := line.end()) is None:
+        _reject_long(line, span, number + 1, boundary, intake)
+    elif last:
         yield [last]
 
 
-def _next_block(stream: pa.NativeFile, left: int | None, path: str, documents: int) -> bytes:
+class _Line:
+    """A line whose pieces are seen one after the other; of one that is too long only the beginning is held."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.pieces: list[bytes] = []
+
+    def add(self, piece: bytes, path: str) -> None:
+        """Take more of it.
+
+        Raises:
+            DamagedFileError: it goes on for ever.
+        """
+        self.size += len(piece)
+        if self.size <= MAX_RECORD_BYTES:
+            self.pieces.append(piece)
+        else:
+            self.pieces = [b"".join(self.pieces)[:_SHOWN_BYTES]]
+        if self.size > ENDLESS_BYTES:
+            raise DamagedFileError(f"goes on for {ENDLESS_BYTES >> 20} MiB without the end of a line", place=path)
+
+    def end(self) -> bytes | None:
+        """The line; None when it is too long."""
+        return b"".join(self.pieces) if self.size <= MAX_RECORD_BYTES else None
+
+
+def _reject_long(line: _Line, span: Span, number: int, boundary: re.Pattern[bytes], intake: Intake) -> None:
+    """Take a line that is too long as a record that is not wanted: one of them says nothing about the others."""
+    intake.reject(
+        "too_long",
+        b"".join(line.pieces).decode(errors="replace"),
+        url=span.path,
+        place=place_of_line(span, number, boundary),
+        problem=f"a line of {line.size:,} bytes, more than {MAX_RECORD_BYTES >> 20} MiB",
+        value=line.size,
+        threshold=MAX_RECORD_BYTES,
+        bad=False,
+    )
+
+
+def _stretch(span: Span, boundary: re.Pattern[bytes]) -> Iterator[bytes]:
+    """The bytes of a span, about a MB at a time.
+
+    Raises:
+        DamagedFileError: the file is damaged.
+        UnreachableError: it cannot be had any more.
+    """
+    start = boundary_after(span.path, span.start, boundary)
+    left = boundary_after(span.path, span.end, boundary) - start if span.end is not None else None
+    with opened(span.path) as stream:
+        if start:
+            stream.seek(start)
+        at_the_top, passed = start == 0, 0
+        try:
+            while block := _next_block(stream, left, span.path):
+                passed += len(block)
+                if left is not None:
+                    left -= len(block)
+                yield block.removeprefix(_BYTE_ORDER_MARK) if at_the_top else block
+                at_the_top = False
+        except DamagedFileError:
+            if compression_of(span.path):
+                yield from _salvaged(span.path, passed)
+            raise
+
+
+def _salvaged(path: str, passed: int) -> Iterator[bytes]:
+    """What a damaged compressed file still holds behind the last whole block: it is decompressed once more, in small pieces."""
+    with opened(path) as stream, contextlib.suppress(DamagedFileError):
+        while passed and (block := _next_block(stream, min(passed, BLOCK_BYTES), path)):
+            passed -= len(block)
+        while block := _next_block(stream, _SALVAGED_BYTES, path):
+            yield block
+
+
+def _next_block(stream: pa.NativeFile, left: int | None, path: str) -> bytes:
     """About a MB of a stream, at most what is `left`; empty at the end."""
     try:
         return stream.read(BLOCK_BYTES if left is None else min(BLOCK_BYTES, left))
     except (OSError, pa.ArrowException) as error:
-        raise cut_off(path, error, documents) from None
+        raise cut_off(path, error) from None
 
 
-def cut_off(path: str, error: Exception, documents: int) -> InputError:
-    """Say where a damaged file ends."""
-    problem = f"cannot be read to its end ({str(error).splitlines()[0]})"
-    problem += f"; its first {documents} documents could be read"
-    return InputError(problem, place=path, hint="download or write it again")
+def cut_off(path: str, error: Exception) -> InputError:
+    """Say why a file cannot be read to its end: it is damaged, or the disk or server does not give it."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    problem = f"cannot be read to its end ({reason})"
+    if isinstance(error, OSError) and error.errno is not None:  # decoders have no such numbers
+        return UnreachableError(problem, place=path, hint="check the disk or the network, then run again")
+    return DamagedFileError(problem, place=path, hint="download or write it again")
 
 
 def whole(path: str) -> bytes:
     """Read a file that is one document.
 
     Raises:
-        InputError: the file is cut off, or too large for a document.
+        DamagedFileError: the file is cut off.
+        TooLongError: it is too large for a document.
+        UnreachableError: it cannot be had any more.
     """
     blocks, size = [], 0
     with opened(path) as stream:
-        try:
-            while size <= MAX_RECORD_BYTES and (block := stream.read(BLOCK_BYTES)):
-                blocks.append(block)
-                size += len(block)
-        except (OSError, pa.ArrowException) as error:
-            problem = f"cannot be read to its end ({str(error).splitlines()[0]}); none of it could be used"
-            raise InputError(problem, place=path, hint="download or compress it again") from None
+        while size <= MAX_RECORD_BYTES and (block := _next_block(stream, None, path)):
+            blocks.append(block)
+            size += len(block)
     if size > MAX_RECORD_BYTES:
         problem = f"is larger than {MAX_RECORD_BYTES >> 20} MiB, too much for one document"
-        raise InputError(problem, place=path, hint="cut it in documents with split: blank_lines or split: lines")
+        raise TooLongError(problem, place=path, hint="cut it in documents with split: blank_lines or split: lines")
     return b"".join(blocks).removeprefix(_BYTE_ORDER_MARK)
 
 
@@ -296,7 +375,7 @@ def opened(path: str) -> pa.NativeFile:
     file = opened_raw(path)
     compression = compression_of(path)
     if compression == "xz":
-        return pa.PythonFile(urls.Told(lzma.LZMAFile(file)), mode="r")  # Arrow has no decoder for it
+        return pa.PythonFile(urls.Told(lzma.LZMAFile(file), decoder=True), mode="r")  # Arrow has no decoder for it
     return pa.CompressedInputStream(file, compression) if compression else file
 
 
@@ -315,24 +394,25 @@ def opened_raw(path: str) -> pa.NativeFile:
 
 
 def boundary_after(path: str, offset: int, boundary: re.Pattern[bytes]) -> int:
-    """Where the first match of `boundary` that begins at or after `offset` ends; 0 for 0, else the size of the file."""
+    """Where the first match of `boundary` that begins at or after `offset` ends; 0 for 0, else the size of the file.
+
+    Behind ENDLESS_BYTES no match is looked for: whoever reads what comes before gives the file up there.
+    """
     if offset == 0:
         return 0
     with opened(path) as stream:
         stream.seek(offset)
-        seen = b""
-        while block := stream.read(max(1 << 16, len(seen))):
+        seen, before = b"", offset  # the bytes behind `before`
+        while block := stream.read(BLOCK_BYTES):
             seen += block
             if match := boundary.search(seen):
-                return offset + match.end()
-            if len(seen) > MAX_RECORD_BYTES:
-                raise _endless(path)
-        return offset + len(seen)
-
-
-def _endless(path: str) -> InputError:
-    problem = f"goes on for {MAX_RECORD_BYTES >> 20} MiB without the end of a line or document"
-    return InputError(problem, place=path, hint="is it text, and does `split` fit it?")
+                return before + match.end()
+            begun = seen.rfind(b"\n") if len(seen) - seen.rfind(b"\n") < BLOCK_BYTES else -1  # of a match, perhaps
+            passed = begun if begun >= 0 else len(seen)
+            seen, before = seen[passed:], before + passed
+            if before - offset > ENDLESS_BYTES:
+                return size_of(path) or before
+        return before + len(seen)
 
 
 def place_of_line(span: Span, number: int, boundary: re.Pattern[bytes]) -> str:

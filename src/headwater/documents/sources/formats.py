@@ -24,7 +24,7 @@ from headwater.documents.sources.files import (
     spans,
     whole,
 )
-from headwater.documents.sources.source import Intake
+from headwater.documents.sources.source import DamagedFileError, Intake, TooLongError
 
 _FIELDS_KEPT = 1000  # names of fields that are remembered to suggest the nearest one
 
@@ -75,7 +75,12 @@ class Text(FileSource):
     def _pieces(self, span: Span, boundary: re.Pattern[bytes], intake: Intake) -> Iterator[tuple[int, bytes]]:
         """The pieces of a span, each with the number of its first line."""
         if self.split == "file":
-            yield 1, whole(span.path)
+            try:
+                yield 1, whole(span.path)
+            except TooLongError as error:
+                intake.reject("too_long", "", url=span.path, place=span.path, problem=error.problem, bad=False)
+            except DamagedFileError as error:
+                intake.damage(error)
             return
         lines = (line.rstrip(b"\r") for block in line_blocks(span, boundary, intake) for line in block)
         numbered = enumerate(lines, start=1)
@@ -95,7 +100,7 @@ class Fields(Config):
     licence: str | None = None
     """SPDX expression; where it is missing, the source's `licence` counts."""
     date: str | None = None
-    """Date in ISO 8601."""
+    """Date, best in ISO 8601. Other common forms become it; of what is no date nothing is kept, which is said."""
     language: str | None = None
     """Language as ISO 639-1 code."""
     meta: tuple[str, ...] = ()

@@ -19,7 +19,6 @@ from pydantic import Field, model_validator
 
 from headwater.core.config import nearest
 from headwater.core.errors import InputError, MissingExtraError
-from headwater.core.units import Count
 from headwater.documents.sources.dataset_layout import (
     card_of,
     data_files,
@@ -82,8 +81,6 @@ class HuggingFace(SourceSettings):
     """Which columns hold what."""
     streaming: bool = True
     """Read off the hub and keep nothing. False: download each file whole into the library's cache first."""
-    max_documents: Count | None = Field(default=None, ge=1)
-    """Stop after so many documents, in the order of the files; these are then read one after the other."""
     licence: str | None = None
     """Licence of the documents as an SPDX expression. None: what the dataset's card says."""
     language: str | None = None
@@ -133,20 +130,16 @@ class HuggingFace(SourceSettings):
 
     def read(self, part: Part, intake: Intake) -> None:
         """Read with the reader for the kind of file, or with the `datasets` library."""
-        intake.limit = self.max_documents
-        try:
-            if part.reader is None:
-                self._read_with_library(part.listing, intake)
-                return
-            for span in part.spans:
-                part.reader.read((self._here(span, part.reader, part.listing),), intake)
-        except EnoughError:
+        if part.reader is None:
+            self._read_with_library(part.listing, intake)
             return
+        for span in part.spans:
+            part.reader.read((self._here(span, part.reader, part.listing),), intake)
 
     def check_fields(self, known: set[str], source: str) -> None:
         """Make sure that each field that the settings name is in some record of JSON Lines."""
         reader = self.reader()
-        if reader and not self.max_documents:
+        if reader:
             reader.check_fields(known, source)
 
     def listing(self) -> Listing:
@@ -250,7 +243,7 @@ class HuggingFace(SourceSettings):
     def _read_with_library(self, listing: Listing, intake: Intake) -> None:
         """Read what only the `datasets` library reads, such as archives; it streams and runs no code of a repository."""
         datasets = _library("datasets", self.repo)
-        card_columns = {"licence": self.licence or licence_of_card(listing.card)}
+        card_columns: dict[str, Any] = {"licence": self.licence or licence_of_card(listing.card)}
         card_columns |= {"language": self.language or language_of_card(listing.card)}
         table = Arrow(use="arrow", paths=(self.repo,), columns=self.columns, **card_columns)
         table.know_as(self.repo, listing.root.rstrip("/"))

@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 
-from headwater.core.errors import InputError
+from headwater.core.errors import InputError, UnreachableError
 
 TIMEOUT_SECONDS = 60.0
 """Silence after which a connection is given up."""
@@ -82,7 +82,7 @@ class RemoteFile(io.RawIOBase):
             except (OSError, http.client.HTTPException) as error:
                 problem = str(getattr(error, "reason", "") or error or type(error).__name__)
             self.close_response()
-        self.failed = InputError(f"cannot be read ({problem})", place=self._url, hint=_HINT)
+        self.failed = UnreachableError(f"cannot be read ({problem})", place=self._url, hint=_HINT)
         raise self.failed
 
     def _ask(self) -> http.client.HTTPResponse:

@@ -53,7 +53,12 @@ class Search:
 
 
 class Removal:
-    """Removal lists, read: what is on them is never a document again."""
+    """Removal lists, read: what is on them is never a document again.
+
+    Attributes:
+        lines: where each line stands, such as `forget.jsonl:3`; what it says is nobody's business.
+        fitted: numbers of the lines that have fitted a document.
+    """
 
     def __init__(self, paths: Sequence[str]) -> None:
         """Read the lists.
@@ -61,18 +66,25 @@ class Removal:
         Raises:
             InputError: a list cannot be read, or a line of it says nothing that can be looked for.
         """
-        searches = [search for path in paths for search in _read(Path(path).expanduser())]
+        read = [found for path in paths for found in _read(Path(path).expanduser())]
+        self.lines, searches = [place for place, _ in read], [search for _, search in read]
         whole = [set(search.to_json()) == {"id"} and len(search.id or "") == _WHOLE_ID for search in searches]
-        self._ids = {search.id for search, is_whole in zip(searches, whole, strict=True) if is_whole}
-        self._searches = [search for search, is_whole in zip(searches, whole, strict=True) if not is_whole]
+        numbered = list(enumerate(zip(searches, whole, strict=True)))
+        self._ids = {search.id: number for number, (search, is_whole) in numbered if is_whole}
+        self._searches = [(number, search) for number, (search, is_whole) in numbered if not is_whole]
+        self.fitted: set[int] = set()
 
     def fits(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Which documents of a batch are on the lists [documents] bool."""
+        """Which documents of a batch are on the lists [documents] bool; `fitted` remembers the lines that fit one."""
         ids = batch.column("id").to_pylist()
         found = np.array([identifier in self._ids for identifier in ids], np.bool_)
+        self.fitted.update(self._ids[identifier] for identifier in ids if identifier in self._ids)
         if self._searches:
             rows = batch.select(["id", "source", "url", "meta"]).to_pylist()
-            found |= np.array([any(search.fits(row) for search in self._searches) for row in rows], np.bool_)
+            for place, row in enumerate(rows):
+                lines = [number for number, search in self._searches if search.fits(row)]
+                self.fitted.update(lines)
+                found[place] |= bool(lines)
         return found
 
 
@@ -84,7 +96,7 @@ def without_content(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
-def _read(path: Path) -> list[Search]:
+def _read(path: Path) -> list[tuple[str, Search]]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -100,7 +112,7 @@ def _read(path: Path) -> list[Search]:
             raise InputError("is no line of a removal list", place=f"{path}:{number}", hint=_HINT) from None
         if not search.to_json():
             raise InputError("says nothing: it would forget every document", place=f"{path}:{number}", hint=_HINT)
-        found.append(search)
+        found.append((f"{path}:{number}", search))
     return found
 
 

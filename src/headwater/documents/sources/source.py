@@ -12,16 +12,20 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from headwater.core.config import Config
+from headwater.core.errors import InputError
+from headwater.core.units import Count
 from headwater.documents.document import DROPPED_SCHEMA, ROW_GROUP_BYTES, Shards, Tally, documents_of, drop
+from headwater.documents.sources.dates import iso_date
 from headwater.documents.sources.removal import Removal, without_content
 
 PLACES_KEPT = 3
-"""Bad records that an error message names."""
+"""Bad records and damaged files that a message names."""
 MAX_RECORD_BYTES = 64 << 20
 """Longest line, and largest file read as one document [bytes]: whatever is longer is not what the recipe takes it for,
-and would have to be held in memory whole."""
+and would have to be held in memory whole. It is dropped."""
 _REJECTED_AT_ONCE = 64  # bad records that are written together
 _HOPELESS = 1000
 """Bad records after which a part in which they are the majority is given up at once, not at the end of the source."""
@@ -29,6 +33,9 @@ _HOPELESS = 1000
 
 class SourceSettings(Config):
     """Settings of one source of documents, and how it is read."""
+
+    max_documents: Count | None = Field(default=None, ge=1)
+    """Stop after so many documents, in the order of the files; these are then read one after the other."""
 
     @abstractmethod
     def parts(self, part_bytes: int) -> Sequence[Any]:
@@ -97,6 +104,8 @@ class Intake:
         seen: records so far, good and bad.
         bad: bad records so far.
         places: where the first bad records are and what is wrong with them.
+        lost_dates: dates that no one can tell, and the first of them.
+        damaged: what is wrong with each file that could not be read to its end, by its path.
         fields: names of fields that records have, as far as the source looks for them.
         limit: documents after which there are enough; None for all.
     """
@@ -115,6 +124,8 @@ class Intake:
         self.tally = Tally(source)
         self.seen = self.bad = 0
         self.places: list[str] = []
+        self.damaged: dict[str, str] = {}
+        self.lost_dates: tuple[int, str] = (0, "")
         self.fields: set[str] = set()
         self.limit: int | None = None
         self._rejected: list[tuple[str, str, str, str, float | None, float | None]] = []
@@ -137,6 +148,8 @@ class Intake:
         """
         if len(texts) == 0:
             return
+        if columns.get("date") is not None:
+            columns["date"] = self._dates(columns["date"])
         batch = documents_of(self.source, texts, **columns)
         text = batch.column("text")
         space, nothing = pc.call_function("utf8_is_space", [text]), pc.call_function("equal", [text, ""])
@@ -196,6 +209,17 @@ class Intake:
         if self.bad >= _HOPELESS and self.bad > max(0.5, self._max_bad_fraction) * self.seen:
             raise TooManyBadRecordsError
 
+    def damage(self, error: DamagedFileError, rule: str = "damaged_file", place: str = "") -> None:
+        """Take a file that cannot be read to its end: what came before stays, and a dropped row without text names it.
+
+        Args:
+            error: the file, and what is wrong with it.
+            rule: the kind of damage.
+            place: where in the file, if that is known.
+        """
+        self.damaged.setdefault(error.place, error.problem)
+        self.reject(rule, "", url=error.place, place=place or error.place, problem=error.problem, bad=False)
+
     def skip(self, reason: str) -> None:
         """Count a record that is no document by its nature, such as an image in a web archive; nothing of it is kept."""
         self.tally.skip(reason)
@@ -206,9 +230,22 @@ class Intake:
             "tally": self.tally.counts(),
             "bad": self.bad,
             "places": self.places,
+            "damaged": self.damaged,
+            "lost_dates": self.lost_dates,
+            "forgotten_lines": sorted(self._removal.fitted) if self._removal else [],
             "fields": sorted(self.fields),
             "shards": {"documents": self._documents.count, "dropped": self._dropped.count},
         }
+
+    def _dates(self, given: Any) -> Any:
+        """Dates in ISO 8601, none where one cannot be told."""
+        if isinstance(given, str):
+            return iso_date(given)
+        found = [iso_date(date) if date else None for date in given]
+        if lost := [date for date, told in zip(given, found, strict=True) if date and told is None]:
+            count, first = self.lost_dates
+            self.lost_dates = (count + len(lost), first or lost[0][:40])
+        return found
 
     def _flush(self) -> None:
         if self._rejected:
@@ -234,9 +271,17 @@ class Intake:
         self._stack.__exit__(kind, error, trace)
 
 
+class DamagedFileError(InputError):
+    """A file is cut off, corrupt, or not of the form that its settings say; other files of its source can still be read."""
+
+
+class TooLongError(DamagedFileError):
+    """A file that is to be one document is in order, but longer than any document may be."""
+
+
 class TooManyBadRecordsError(Exception):
     """A part is so bad that reading on is pointless; the door turns it into an InputError that names the first ones."""
 
 
 class EnoughError(Exception):
-    """A source has given as many documents as its settings want; the source that sets `Intake.limit` catches it."""
+    """A source has given as many documents as its settings want."""

@@ -26,7 +26,7 @@ from headwater.documents.sources.files import (
     unreadable,
 )
 from headwater.documents.sources.formats import Fields, not_utf8
-from headwater.documents.sources.source import Intake
+from headwater.documents.sources.source import DamagedFileError, Intake
 
 _FILE_MAGIC = b"ARROW1"
 _FIRST_FEATHER_MAGIC = b"FEA1"
@@ -104,37 +104,45 @@ class Parquet(Table):
         parts: list[list[Span]] = [[]]
         room = part_bytes
         for path in self.files():
-            with self._open(path) as file:
-                for group, size in enumerate(self._text_sizes(file)):
-                    if size > room and parts[-1]:
-                        parts.append([])
-                        room = part_bytes
-                    parts[-1].append(Span(path, group, group + 1))
-                    room -= size
+            for span, size in self._spans(path):
+                if size > room and parts[-1]:
+                    parts.append([])
+                    room = part_bytes
+                parts[-1].append(span)
+                room -= size
         return [tuple(part) for part in parts if part]
+
+    def _spans(self, path: str) -> list[tuple[Span, int]]:
+        """The row groups of a file and the size of their texts; the whole file when it is damaged, which reading it tells."""
+        try:
+            with self._open(path) as file:
+                return [(Span(path, group, group + 1), size) for group, size in enumerate(self._text_sizes(file))]
+        except DamagedFileError:
+            return [(Span(path), 0)]
 
     def read(self, part: tuple[Span, ...], intake: Intake) -> None:
         """Read in batches of a few MB however large the row groups are; a row without text is a bad record."""
         for span in part:
-            with self._open(span.path) as file:
-                row = sum(file.metadata.row_group(group).num_rows for group in range(span.start))
-                size = self._text_sizes(file)[span.start]
-                rows = max(1, min(10_000, BLOCK_BYTES * file.metadata.row_group(span.start).num_rows // max(1, size)))
-                batches = file.iter_batches(rows, [span.start], self.names(), use_threads=False)
-                for batch in _told(batches, span.path, intake):
-                    self.read_batch(batch, span.path, row, intake)
-                    row += batch.num_rows
+            for row, batch in _told(self._batches(span), span.path, intake):
+                self.read_batch(batch, span.path, row, intake)
+
+    def _batches(self, span: Span) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The rows of a span, each batch with the number of rows of the file before it."""
+        with self._open(span.path) as file:
+            row = sum(file.metadata.row_group(group).num_rows for group in range(span.start))
+            size = self._text_sizes(file)[span.start]
+            rows = max(1, min(10_000, BLOCK_BYTES * file.metadata.row_group(span.start).num_rows // max(1, size)))
+            for batch in file.iter_batches(rows, [span.start], self.names(), use_threads=False):
+                yield row, batch
+                row += batch.num_rows
 
     def _open(self, path: str) -> pq.ParquetFile:
         """Open a file and check that it has the columns wanted."""
         try:
             source = opened_raw(path) if urls.is_url(path) else path
             file = pq.ParquetFile(source, pre_buffer=False, buffer_size=BLOCK_BYTES)
-        except OSError as error:
-            raise unreadable(path, error) from None
-        except pa.ArrowInvalid as error:
-            problem = f"is not a Parquet file, or only the beginning of one ({str(error).splitlines()[0]})"
-            raise InputError(problem, place=path, hint="download or write it again") from None
+        except (OSError, pa.ArrowException) as error:
+            raise _not_what_it_says(path, error, "a Parquet file") from None
         self.check_schema(file.schema_arrow, path)
         return file
 
@@ -176,45 +184,58 @@ class Arrow(Table):
     def read(self, part: tuple[Span, ...], intake: Intake) -> None:
         """Read in slices of about a MB however large the batches are; a row without text is a bad record."""
         for span in part:
-            row = 0
-            for batch in _told(self._batches(span), span.path, intake):
+            for row, batch in _told(self._batches(span), span.path, intake):
                 step = max(1, min(10_000, BLOCK_BYTES * batch.num_rows // max(1, batch.nbytes)))
                 for begin in range(0, batch.num_rows, step):
                     self.read_batch(batch.slice(begin, step), span.path, row + begin, intake)
-                row += batch.num_rows
 
-    def _spans(self, path: str) -> Iterator[tuple[Span, int]]:
+    def _spans(self, path: str) -> list[tuple[Span, int]]:
+        """The batches of a file and their sizes; the whole file when it is a stream, or damaged, which reading it tells."""
         size = size_of(path) or 0
+        try:
+            count = self._count(path)
+        except DamagedFileError:
+            count = None
+        if count is None:
+            return [(Span(path), size)]
+        return [(Span(path, number, number + 1), size // count) for number in range(count)]
+
+    def _count(self, path: str) -> int | None:
+        """How many batches a file has; None for a stream."""
         magic = _magic(path)
         if magic.startswith(_FIRST_FEATHER_MAGIC):
             hint = "read it with pyarrow.feather.read_table and write it with write_feather"
             raise InputError("is of the first version of Feather, which is no longer written", place=path, hint=hint)
         if not magic.startswith(_FILE_MAGIC):
-            yield Span(path), size
-            return
+            return None
         if compression_of(path):
             raise InputError("is a compressed Arrow file, which cannot be read", place=path, hint="decompress it first")
         with self._opened(path) as file:
-            count = file.num_record_batches
-        for number in range(count):
-            yield Span(path, number, number + 1), size // count
+            return file.num_record_batches
 
-    def _batches(self, span: Span) -> Iterator[pa.RecordBatch]:
-        """The record batches of a span with the columns wanted, checked: nothing in them points outside of them."""
-        if span.end is not None:
+    def _batches(self, span: Span) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The batches of a span, each with the number of rows of the span before it.
+
+        They have the columns wanted, and are checked: nothing in them points outside of them.
+        """
+        row = 0
+        if span.end is not None or _magic(span.path).startswith(_FILE_MAGIC):
             with self._opened(span.path) as file:
-                for number in range(span.start, span.end):
-                    yield _checked(file.get_batch(number).select(self.names()), span.path)
+                for number in range(span.start, span.end or 0):
+                    batch = _checked(file.get_batch(number).select(self.names()), span.path)
+                    yield row, batch
+                    row += batch.num_rows
             return
         with opened(span.path) as stream:
             try:
                 reader = pa.ipc.open_stream(stream)
                 _ = reader.schema.names
-            except ValueError as error:  # of Arrow, or a name that is not UTF-8
-                raise _not_arrow(span.path, error) from None
+            except (OSError, ValueError, pa.ArrowException) as error:  # of Arrow, or a name that is not UTF-8
+                raise _not_what_it_says(span.path, error, "an Arrow file") from None
             self.check_schema(reader.schema, span.path)
             for batch in reader:
-                yield _checked(batch.select(self.names()), span.path)
+                yield row, _checked(batch.select(self.names()), span.path)
+                row += batch.num_rows
 
     def _opened(self, path: str) -> Any:
         """Open a file and check that it has the columns wanted."""
@@ -222,10 +243,8 @@ class Arrow(Table):
             source = opened_raw(path) if urls.is_url(path) else pa.memory_map(path)
             file = pa.ipc.open_file(source)
             _ = file.schema.names
-        except OSError as error:
-            raise unreadable(path, error) from None
-        except ValueError as error:  # of Arrow, or a name that is not UTF-8
-            raise _not_arrow(path, error) from None
+        except (OSError, ValueError, pa.ArrowException) as error:  # of Arrow, or a name that is not UTF-8
+            raise _not_what_it_says(path, error, "an Arrow file") from None
         self.check_schema(file.schema, path)
         return file
 
@@ -236,12 +255,15 @@ def _magic(path: str) -> bytes:
         try:
             return stream.read(len(_FILE_MAGIC))
         except (OSError, pa.ArrowException) as error:
-            raise cut_off(path, error, 0) from None
+            raise cut_off(path, error) from None
 
 
-def _not_arrow(path: str, error: Exception) -> InputError:
-    problem = f"is not an Arrow file, or only the beginning of one ({str(error).splitlines()[0]})"
-    return InputError(problem, place=path, hint="download or write it again")
+def _not_what_it_says(path: str, error: Exception, kind: str) -> InputError:
+    """Say that a file is not of its kind, unless the disk or server did not give it."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return unreadable(path, error)
+    problem = f"is not {kind}, or only the beginning of one ({(str(error) or type(error).__name__).splitlines()[0]})"
+    return DamagedFileError(problem, place=path, hint="download or write it again")
 
 
 def _is_listed(path: str) -> bool:
@@ -273,7 +295,8 @@ def _checked(batch: pa.RecordBatch, path: str) -> pa.RecordBatch:
             else:
                 column.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise InputError(f"is damaged ({str(error).splitlines()[0]})", place=path, hint="write it again") from None
+        problem = f"is damaged ({str(error).splitlines()[0]})"
+        raise DamagedFileError(problem, place=path, hint="write it again") from None
     return batch
 
 
@@ -306,14 +329,21 @@ def _bad_texts(texts: pa.Array) -> Iterator[tuple[int, str]]:
                 yield index, not_utf8(error)
 
 
-def _told(batches: Iterator[pa.RecordBatch], path: str, intake: Intake) -> Iterator[pa.RecordBatch]:
-    """Pass batches on, and say in one line where a damaged file ends."""
+def _told(
+    batches: Iterator[tuple[int, pa.RecordBatch]], path: str, intake: Intake
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Pass batches on; where the file turns out to be damaged they end, and the intake is told."""
     before = intake.seen
     while True:
         try:
-            batch = next(batches, None)
-        except (OSError, pa.ArrowException) as error:
-            raise cut_off(path, error, intake.seen - before) from None
-        if batch is None:
+            found = next(batches, None)
+        except (OSError, pa.ArrowException, DamagedFileError) as error:
+            told = error if isinstance(error, DamagedFileError) else cut_off(path, error)
+            if not isinstance(told, DamagedFileError):
+                raise told from None
+            problem = f"{told.problem}; {intake.seen - before} records of this part of it could be read"
+            intake.damage(DamagedFileError(problem, place=path))
             return
-        yield batch
+        if found is None:
+            return
+        yield found

@@ -7,6 +7,7 @@ Credentials are the driver's business: it reads them from its usual files and va
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -17,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from headwater.core.config import nearest
-from headwater.core.errors import HeadwaterError, InputError, MissingExtraError
+from headwater.core.errors import HeadwaterError, InputError, MissingExtraError, UnreachableError
 
 BLOCK_BYTES = 1 << 20
 """Asked for at once [bytes]."""
@@ -158,28 +159,35 @@ def has_ranges(url: str) -> bool:
 
 
 class Told(io.RawIOBase):
-    """A binary stream whose every failure is an OSError: each driver and decoder has its own kinds of errors."""
+    """A binary stream whose every failure is an OSError: each driver and decoder has its own kinds of errors.
 
-    def __init__(self, stream: Any, *, seekable: bool = True) -> None:
+    Args:
+        stream: a driver's, whose errors get a number as those of a disk have, or a decoder's, whose get none.
+        seekable: it can be moved in.
+        decoder: it is a decoder's.
+    """
+
+    def __init__(self, stream: Any, *, seekable: bool = True, decoder: bool = False) -> None:
         super().__init__()
         self._stream = stream
         self._seekable = seekable
+        self._number = None if decoder else errno.EIO
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to `size` bytes; all that is left by default."""
-        with _as_os_error():
+        with _as_os_error(self._number):
             return self._stream.read(size)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         """Move to another place."""
         if not self.seekable():
             raise OSError("its server does not give parts of files")
-        with _as_os_error():
+        with _as_os_error(self._number):
             return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
         """Where the stream is."""
-        with _as_os_error():
+        with _as_os_error(self._number):
             return self._stream.tell()
 
     def seekable(self) -> bool:
@@ -199,13 +207,13 @@ class Told(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _as_os_error() -> Iterator[None]:
+def _as_os_error(number: int | None) -> Iterator[None]:
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:  # drivers raise whatever their libraries raise
-        raise OSError(_first_line(error)) from error
+        if isinstance(error, OSError) and (error.errno is not None or number is None):
+            raise
+        raise (OSError(_first_line(error)) if number is None else OSError(number, _first_line(error))) from error
 
 
 @contextlib.contextmanager
@@ -219,7 +227,7 @@ def _explained(url: str) -> Iterator[None]:
         raise InputError("no such file or folder", place=url, hint="check the URL, and that you may read it") from None
     except Exception as error:  # drivers raise whatever their libraries raise
         hint = "check the URL, the network and your credentials"
-        raise InputError(f"cannot be read ({_first_line(error)})", place=url, hint=hint) from error
+        raise UnreachableError(f"cannot be read ({_first_line(error)})", place=url, hint=hint) from error
 
 
 def _first_line(error: BaseException) -> str:

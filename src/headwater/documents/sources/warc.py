@@ -14,8 +14,9 @@ from headwater.documents.sources.archives import Damage, Record, records
 from headwater.documents.sources.bodies import decoded
 from headwater.documents.sources.extract import MAX_PAGE_BYTES, Extracted, PageError, Tier, decode, extract
 from headwater.documents.sources.files import BLOCK_BYTES, FileSource, Span, spans
+from headwater.documents.sources.opt_outs import header_objects, page_objects
 from headwater.documents.sources.remote import RemoteFile
-from headwater.documents.sources.source import Intake, SourceSettings
+from headwater.documents.sources.source import DamagedFileError, Intake, SourceSettings
 
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.IGNORECASE)
 _HTML = re.compile(rb"(?i)<(?:!doctype\s+html|html|head|body|title|meta)\b")
@@ -37,6 +38,9 @@ class Pages(SourceSettings):
     """HTTP statuses of pages that become documents."""
     licence: str | None = None
     """Licence of the documents as an SPDX expression; web archives name none."""
+    opted_out: Literal["drop", "keep"] = "drop"
+    """What becomes of pages that object to training: by the headers `tdm-reservation: 1` or `X-Robots-Tag: noai`, or by
+    `<meta>` tags that say the same."""
 
     def read_archive(self, path: str, intake: Intake, stream: RemoteFile | None = None) -> None:
         """Read one archive: pages become documents, everything else is counted with its reason.
@@ -49,7 +53,10 @@ class Pages(SourceSettings):
         for record in records(path, stream):
             if isinstance(record, Damage):
                 batch.flush()
-                intake.reject(record.rule, "", url=path, place=record.place, problem=record.problem)
+                if record.rule in _OF_THE_FILE:
+                    intake.damage(DamagedFileError(record.problem, place=path), record.rule, record.place)
+                else:
+                    intake.reject(record.rule, "", url=path, place=record.place, problem=record.problem)
             elif reason := self._other(record):
                 intake.skip(reason)
             else:
@@ -72,11 +79,17 @@ class Pages(SourceSettings):
     def _read_record(self, record: Record, batch: _Batch, path: str) -> None:
         content, kind = b"", _media_type(record.type)
         try:
+            objection = header_objects(record.headers) if self.opted_out == "drop" else None
+            if objection:
+                raise PageError("opted_out", objection)
             if record.length > self.max_page_bytes:
                 problem = f"longer than {self.max_page_bytes} bytes"
                 raise PageError("too_large", problem, record.length, self.max_page_bytes)
             content = _read(record)
             content, cut = decoded(content, record.headers, self.max_page_bytes)
+            if self.opted_out == "drop" and record.kind == "response" and (objection := page_objects(content)):
+                content = b""
+                raise PageError("opted_out", objection)
             if cut and not record.cut:
                 raise PageError("truncated_body", "the body of the page is cut off")
             if record.kind == "conversion":
@@ -112,6 +125,8 @@ class Pages(SourceSettings):
         return Extracted(text, None, None, name)
 
 
+_OF_THE_FILE = frozenset(("damaged_archive", "truncated_archive", "not_an_archive"))
+"""Damage of a file, not of one of its records."""
 _BAD = frozenset(("malformed_body", "truncated_body", "truncated_record"))
 """Reasons that say that the archive is damaged, not that the page is unusual: they count against max_bad_fraction."""
 

@@ -2,7 +2,7 @@
 
 Each request, also each hop of a redirect, goes through the same checks:
 
-    robots.txt allows it -> the host has rested -> its address is public -> connect to that very address -> read, capped
+    robots.txt and opt-outs allow it -> the host has rested -> its address is public -> connect to that very address -> read, capped
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from protego import Protego
 
 from headwater.documents.sources.bodies import decoded
 from headwater.documents.sources.extract import PageError
+from headwater.documents.sources.opt_outs import AI_TXT, TDM_FILE, OptOuts, header_objects, parse
 
 ROBOTS_NAME = "headwater"
 """The name by which robots.txt addresses us."""
@@ -68,6 +69,7 @@ class _Host:
     robots_lock: threading.Lock = field(default_factory=threading.Lock)
     rested_at: float = 0.0
     robots: dict[str, Any] = field(default_factory=dict)
+    opt_outs: dict[str, OptOuts | RefusedError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,9 @@ class Client:
             if delay > max(MAX_CRAWL_DELAY, self._delay):
                 problem = f"robots.txt of {here.host} asks for pauses of {delay:g} s"
                 raise RefusedError("crawl_delay", problem, delay, MAX_CRAWL_DELAY)
+            problem = self._opt_outs(here, robots, delay).refusal(str(here), here.raw_path.decode(), ROBOTS_NAME)
+            if problem:
+                raise RefusedError("opted_out", f"{here.host}: {problem}")
             answer = self._request(here, delay, self._max_bytes, _READABLE)
             if not answer.headers.get("location") or answer.status not in (301, 302, 303, 307, 308):
                 return _page(here, answer)
@@ -137,23 +142,53 @@ class Client:
             raise rules
         return rules
 
+    def _opt_outs(self, url: httpx.URL, robots: Any, delay: float) -> OptOuts:
+        """What the site of a URL says about training on it, where its robots.txt lets us ask.
+
+        Raises:
+            RefusedError: it cannot be had, which means: keep out.
+        """
+        host = self._host(url)
+        origin = str(url.copy_with(raw_path=b"/"))
+        with host.robots_lock:
+            if origin not in host.opt_outs:
+                try:
+                    places = [url.copy_with(raw_path=path.encode()) for path in (AI_TXT, TDM_FILE)]
+                    asked = [place if robots.can_fetch(str(place), ROBOTS_NAME) else None for place in places]
+                    files = [self._site_file(place, delay) if place else None for place in asked]
+                    host.opt_outs[origin] = parse(*files)
+                except RefusedError as error:
+                    host.opt_outs[origin] = error
+            found = host.opt_outs[origin]
+        if isinstance(found, RefusedError):
+            raise found
+        return found
+
     def _rules(self, url: httpx.URL) -> Any:
-        """Fetch robots.txt. Source: RFC 9309, 2.3.1."""
+        """Fetch robots.txt."""
+        return Protego.parse(self._site_file(url, self._delay) or "")
+
+    def _site_file(self, url: httpx.URL, delay: float) -> str | None:
+        """Fetch a file in which a site says what is allowed; None when there is none. Source: RFC 9309, 2.3.1.
+
+        Raises:
+            RefusedError: nobody knows whether there is one.
+        """
         here = url
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                answer = self._request(here, self._delay, _ROBOTS_BYTES, None)
+                answer = self._request(here, delay, _ROBOTS_BYTES, None)
                 if answer.status in (301, 302, 303, 307, 308) and answer.headers.get("location"):
                     here = _joined(here, answer.headers["location"])
                     continue
                 if answer.status == 429 or answer.status >= 500:
                     raise RefusedError("robots_unreachable", f"{url} answers {answer.status}", answer.status)
-                return Protego.parse(answer.body.decode(errors="replace") if answer.status < 300 else "")
+                return answer.body.decode(errors="replace") if answer.status < 300 else None
         except RefusedError as error:
-            if error.rule in ("private_address", "robots_unreachable"):
+            if error.rule in ("private_address", "robots_unreachable", "stopped"):
                 raise
             raise RefusedError("robots_unreachable", f"{url}: {error.problem}", error.value, error.threshold) from None
-        return Protego.parse("")  # redirected too often: as if there were none
+        return None  # redirected too often: as if there were none
 
     def _host(self, url: httpx.URL) -> _Host:
         with self._hosts_lock:
@@ -215,6 +250,8 @@ def _body(response: httpx.Response, most: int, *, cut: bool) -> bytes:
 def _page(url: httpx.URL, answer: _Answer) -> Page:
     if not 200 <= answer.status < 300:
         raise RefusedError("http_status", f"answers {answer.status}", answer.status)
+    if problem := header_objects({name.lower(): value for name, value in answer.headers.items()}):
+        raise RefusedError("opted_out", problem)
     _, _, parameters = answer.headers.get("content-type", "").partition("charset=")
     charset = parameters.split(";")[0].strip(" \"'") or None
     return Page(str(url), answer.body, _kind(answer.headers), charset, answer.headers.get("last-modified"))

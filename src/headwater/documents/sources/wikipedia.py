@@ -12,11 +12,10 @@ from typing import Any, Literal
 import orjson
 from pydantic import Field
 
-from headwater.core.errors import InputError
 from headwater.core.units import Bytes
 from headwater.documents.sources.extract import missing_extra
-from headwater.documents.sources.files import BLOCK_BYTES, FileSource, Span, opened, spans, unreadable
-from headwater.documents.sources.source import Intake
+from headwater.documents.sources.files import BLOCK_BYTES, FileSource, Span, cut_off, opened, spans, unreadable
+from headwater.documents.sources.source import DamagedFileError, Intake
 from headwater.documents.sources.wikitext import plain_text
 
 LICENCE = "CC-BY-SA-4.0"
@@ -51,12 +50,15 @@ class Wikipedia(FileSource):
         for span in part:
             articles = _Articles(intake, self)
             site = Site()
-            for page in pages(span.path, site):
-                articles.take(page, site, span.path)
+            try:
+                for page in pages(span.path, site):
+                    articles.take(page, site, span.path)
+                if not site.pages:
+                    raise DamagedFileError("holds no page of a MediaWiki `pages-articles` dump", place=span.path)
+            except DamagedFileError as error:
+                articles.flush()
+                intake.damage(error)
             articles.flush()
-            if not site.pages:
-                hint = "is it a `pages-articles` dump?"
-                raise InputError("holds no page of a MediaWiki dump", place=span.path, hint=hint)
 
 
 @dataclass
@@ -102,7 +104,8 @@ def pages(path: str, site: Site) -> Iterator[Page]:
     """Stream the pages of a dump; `site` is filled in before the first.
 
     Raises:
-        InputError: the file cannot be opened, is cut off, or is not XML.
+        InputError: the file cannot be opened.
+        DamagedFileError: it is cut off, or is not XML.
         MissingExtraError: a package is not installed.
     """
     try:
@@ -133,10 +136,11 @@ def pages(path: str, site: Site) -> Iterator[Page]:
                     while element.getprevious() is not None:
                         del element.getparent()[0]
         except (etree.XMLSyntaxError, EOFError, OSError, ValueError) as error:
-            problem = (
-                f"cannot be read to its end ({str(error).splitlines()[0]}); its first {site.pages} pages could be read"
-            )
-            raise InputError(problem, place=path, hint="download it again") from None
+            told = cut_off(path, error)
+            if not isinstance(told, DamagedFileError):
+                raise told from None
+            problem = f"{told.problem}; its first {site.pages} pages could be read"
+            raise DamagedFileError(problem, place=path, hint="download it again") from None
 
 
 def _stream(path: str) -> Any:

@@ -81,6 +81,9 @@ def learning(evidence: Evidence) -> Iterator[Block]:
         ]
         header = ["source", "share", "tokens read", "tokens at hand", "times seen"]
         yield Table("The mixture: how much of each source the model read", header, rows)
+    yield from _phases(counts)
+    yield from _packing(counts)
+    yield from _forgetting(counts)
     if validations:
         names = list(validations[-1]["validation_bits_per_byte"])
         rows = [
@@ -91,6 +94,72 @@ def learning(evidence: Evidence) -> Iterator[Block]:
         header = ["step", "tokens", "training loss", *(f"bits per byte, {name}" for name in names)]
         yield Details(
             "The numbers of these charts", [Table("Validation during training", header, rows, text_columns=0)]
+        )
+
+
+def _phases(counts: Mapping[str, Any]) -> Iterator[Block]:
+    """What was different in each phase."""
+    if not counts.get("phases"):
+        return
+    rows = [
+        [
+            phase["name"],
+            ", ".join(f"{name} {share(of['weight'], 0)}" for name, of in phase["mixture"].items()),
+            *map(whole, (phase["first_step"] + 1, phase["steps"], phase["tokens"], phase["sequence_length"])),
+        ]
+        for phase in counts["phases"]
+    ]
+    header = ["phase", "sources", "first step", "steps", "tokens", "sequence length"]
+    yield Table("Phases of the training", header, rows, text_columns=2)
+
+
+def _packing(counts: Mapping[str, Any]) -> Iterator[Block]:
+    """How well documents filled the training rows."""
+    packing = counts.get("packing") or {}
+    by_phase = {"": packing} if all("rows" in fit for fit in packing.values()) else packing
+    rows = [
+        [
+            f"{phase}: {name}" if phase else name,
+            whole(fit["rows"]),
+            share(fit["padding_share"], 2),
+            whole(fit["documents_cut"]),
+            share(fit["cut_off_share"], 2),
+        ]
+        for phase, fits in by_phase.items()
+        for name, fit in fits.items()
+    ]
+    header = [
+        "source",
+        "rows of an epoch",
+        "padding",
+        "documents cut that fit in a row",
+        "tokens without their beginning",
+    ]
+    if rows:
+        yield Details("How documents filled the rows", [Table("Packing", header, rows)])
+
+
+def _forgetting(counts: Mapping[str, Any]) -> Iterator[Block]:
+    """What became of what the model knew before, and what was done about it."""
+    found = counts.get("forgetting") or {}
+    losses = {name: loss for name, loss in (found.get("loss") or {}).items() if loss["start"] is not None}
+    if not losses:
+        return
+    rows = [
+        [name, decimal(loss["start"]), decimal(loss["end"]), f"{loss['end'] - loss['start']:+.3f}"]
+        for name, loss in losses.items()
+    ]
+    header = ["source", "before training", "after", "change"]
+    yield Table("Validation loss before and after training, nats per token", header, rows)
+    for event in found["events"]:
+        done = (
+            "training stopped"
+            if event["action"] == "stop"
+            else f"the learning rate was lowered to {significant(event['rate_factor'])} of the schedule's"
+        )
+        yield Text(
+            f"After step {whole(event['step'])} the validation loss of {event['source']} had risen from "
+            f"{decimal(event['start'])} to {decimal(event['loss'])}, above the limit: {done}."
         )
 
 
