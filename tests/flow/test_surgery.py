@@ -54,7 +54,12 @@ def _training(folder: Path) -> list[str]:
         "train.total_tokens=null",
         "train.mixture.max_epochs=99",
     ]
-    return [*sizes, "train.steps=6", "train.compile=off", "train.precision=fp32", *_overrides(folder)]
+    return [
+        *sizes,
+        "train.steps=6",
+        "train.speed={compile: off, precision: fp32, attention: blocks}",
+        *_overrides(folder),
+    ]
 
 
 def test_a_trained_model_learns_a_language(place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -196,11 +197,28 @@ def test_a_checkpoint_must_say_which_tokenizer_it_has(inputs, out, make_model, t
     own = byte_level(tmp_path / "own", ENGLISH, 280)
     missing = CheckpointWeights(use="checkpoint", path=tmp_path / "given", vocabulary=Vocabulary(use="means"))
     with pytest.raises(InputError, match=r"no tokenizer\.json of the source here; hint: set vocabulary\.tokenizer"):
-        missing.fingerprint(str)
+        initialize(missing, inputs, out)
+    nowhere = missing.model_copy(update={"vocabulary": Vocabulary(use="means", tokenizer=tmp_path / "nowhere")})
+    with pytest.raises(
+        InputError, match=r"nowhere: there is no tokenizer\.json here; hint: check vocabulary\.tokenizer"
+    ):
+        nowhere.fingerprint(str)
     settings = missing.model_copy(update={"vocabulary": Vocabulary(use="means", tokenizer=own)})
     counts = initialize(settings, inputs, out)
     assert counts["vocabulary"]["shared"] >= 257
     assert counts["step_in_source"] == 7
+
+
+def test_a_checkpoint_has_the_tokenizer_that_the_run_s_is_made_of(inputs, out, make_model, tmp_path):
+    """What `tokenizer: {use: extend}` begins with is in `base/`."""
+    stage = tmp_path / "stage"
+    byte_level(stage / "base", ENGLISH, 280)
+    shutil.copytree(inputs["tokenizer"] / "tokenizer", stage / "tokenizer")
+    checkpoint.save(tmp_path / "given", make_model(vocab_size=280), 7)
+    settings = CheckpointWeights(use="checkpoint", path=tmp_path / "given", vocabulary=Vocabulary(use="means"))
+    assert set(settings.fingerprint(lambda path: path.name)) == {"model.json", "weights.safetensors"}
+    counts = initialize(settings, {**inputs, "tokenizer": stage}, out)
+    assert counts["vocabulary"]["shared"] + counts["vocabulary"]["gone"] == 280
 
 
 def test_another_tokenizer_of_the_same_size_is_noticed(inputs, out, make_model, tmp_path):

@@ -20,13 +20,14 @@ from headwater.training import distill
 from headwater.training.config import Distill
 from headwater.training.distill import Teacher
 from headwater.training.parallel import Arithmetic
+from headwater.training.speed import Choice
 from headwater.training.train import train
 
 from .conftest import VOCABULARY, make_settings, workspace
 
 ROW = torch.randint(0, VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(0))
 DOCUMENTS = torch.zeros_like(ROW)
-FP32 = Arithmetic("cpu", "fp32", 1e9)
+FP32 = Arithmetic("cpu", Choice("fp32", "blocks", micro_batch=1, threads=1), 1e9)
 
 
 def model(seed: int, **shape: Any) -> Transformer:
@@ -66,6 +67,23 @@ def test_losses_and_gradients_are_those_of_the_formula(teacher, out, monkeypatch
     assert float(losses.teacher) == pytest.approx(float(divergence.detach()), rel=1e-4)
     for name, parameter in student.named_parameters():
         expected = plain.get_parameter(name).grad
+        assert torch.allclose(parameter.grad, expected, atol=1e-6 + 1e-4 * float(expected.abs().max())), name
+
+
+def test_targets_that_do_not_count_are_left_out(teacher, out):
+    student, short = model(1), model(1)
+    taught = Teacher(teacher(), student, 20, FP32, out)
+    targets = ROW[:, 1:].clone()
+    targets[1, 5:] = -1
+    targets[2] = -1
+    taught.losses(student, ROW[:, :-1], targets, DOCUMENTS[:, 1:]).objective.backward()
+    parts = [
+        taught.losses(short, ROW[n : n + 1, :size], ROW[n : n + 1, 1 : size + 1], DOCUMENTS[:1, :size])
+        for n, size in ((0, 19), (1, 5))
+    ]
+    ((19 * parts[0].objective + 5 * parts[1].objective) / 24).backward()
+    for name, parameter in student.named_parameters():
+        expected = short.get_parameter(name).grad
         assert torch.allclose(parameter.grad, expected, atol=1e-6 + 1e-4 * float(expected.abs().max())), name
 
 
@@ -127,7 +145,7 @@ def test_a_teacher_counts_in_time_and_identity(world, tmp_path, teacher):
     ("shape", "problem"),
     [
         ({"vocab_size": 99}, "the teacher knows 99 tokens, the model 64"),
-        ({"context_length": 16}, "the teacher's context_length 16 is less than sequence_length"),
+        ({"context_length": 16}, "the teacher's context_length 16 is less than the 32 tokens of a row"),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused(world, out, teacher, shape, problem):
