@@ -251,6 +251,7 @@ def test_continue(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
             (place / folder / f"{number}.txt").write_text(text)
     sizes = [change for change in TINY if "model." not in change and "vocab_size" not in change]
     sizes += [
+        "evaluate.prompts_from.own=1",
         "dedup=null",
         "clean.steps=[{use: normalise}]",
         "train.total_tokens=null",

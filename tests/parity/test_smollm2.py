@@ -14,6 +14,7 @@ import torch
 
 from headwater.core.gguf import GgufFile
 from headwater.core.hardware import Machine, cache_folder
+from headwater.evaluation.config import Sampling
 from headwater.evaluation.generate import generate
 from headwater.export import proof, referee
 from headwater.model import gguf
@@ -68,5 +69,6 @@ def test_others_compute_the_same(file: Path, model: Transformer) -> None:
 def test_it_writes_as_in_transformers(file: Path, model: Transformer, prompt: str) -> None:
     tokenizer = read_tokenizer(GgufFile(file))
     ids = tokenizer.encode(prompt, add_special_tokens=False).ids
-    written = tokenizer.decode(list(generate(model, ids, max_new_tokens=16, temperature=0)))
+    steps = generate(model, [ids], Sampling(max_new_tokens=16, temperature=0))
+    written = tokenizer.decode([token for (token,) in steps if token is not None])
     assert written.startswith(GREEDY[prompt])

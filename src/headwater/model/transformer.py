@@ -387,7 +387,7 @@ def tile_softmax_gradient(weights: Tensor, gradient: Tensor, scale: float) -> Te
 
 def _uncompiled(function: Function) -> Function:
     """Keep torch.compile out of a function that loops over documents: each batch has its own."""
-    return torch.compiler.disable(function)
+    return cast("Function", torch.compiler.disable(function))
 
 
 class BlockAttention:
