@@ -113,7 +113,7 @@ def cases() -> Iterator[Case]:
     yield Case("depth_upscale, kept, warm-up 100", AFTER, "base", CHINCHILLA, SOLAR, warmup=100)
     yield Case("depth_upscale at 25 %", 585, "base", CHINCHILLA // 4, SOLAR, every=30)
     # shrinking 6 layers to 4 with healing, against the 4 layers from scratch, which is "base"
-    yield Case("shrunk", AFTER, "scratch", None, {"use": "drop_layers", "count": 2})
+    yield Case("shrunk", AFTER, "scratch", None, {"use": "middle", "drop": 2})
     # a released base has had its decay; then each trains on, and decays in the end
     yield Case("base decayed", 140, "base", CHINCHILLA, decay=True)
     yield Case("released, continued", 330, "base decayed")
@@ -164,7 +164,9 @@ def recipe_of(case: Case, seed: int, work: Path, folders: dict[str, Path], train
             path = folder / "checkpoint"  # the last step
         start = {"use": "checkpoint", "path": str(path), "optimizer_state": case.state}
         if case.growth is not None:
-            start = {"use": "grown", "source": start, "growth": case.growth}
+            shrinks = case.growth["use"] == "middle"
+            more = {"use": "shrunk", "layers": case.growth} if shrinks else {"use": "grown", "growth": case.growth}
+            start = {"source": start, **more}
     kind = {"use": "wsd", "decay_share": 1.0} if case.decay else {"use": "constant"}
     return Recipe.model_validate(
         {

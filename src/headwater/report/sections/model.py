@@ -58,6 +58,11 @@ def learning(evidence: Evidence) -> Iterator[Block]:
         f"{whole(counts['tokens_per_second'])} tokens per second{use}. Loss is the mean surprise for each token; bits per byte "
         "divides it by the length of the text, so that models with different tokenizers can be compared."
     )
+    if taught := counts.get("distilled"):
+        yield Text(
+            f"A teacher of {whole(taught['parameters'])} parameters was learnt from too; at the last step the model's "
+            f"probabilities were {decimal(taught['divergence'])} nats per token away from the teacher's."
+        )
     if len(steps) > 1:
         yield figures.loss(steps, validations, counts.get("expected_initial_loss"))
     if len(validations) > 1:
