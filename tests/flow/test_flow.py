@@ -211,3 +211,30 @@ def test_before_anything_is_read_the_plan_estimates(prose: Path, tmp_path: Path,
     problem = plan(load(TINY, *elsewhere, "train.steps=1M")).delivery
     assert problem is not None
     assert "cannot give 512,000,000 tokens" in str(problem)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model",
+    [
+        "{preset: gpt2-124m, hidden_size: 64, num_layers: 2, num_heads: 4, context_length: 64}",
+        "{preset: llama-1m, ffn: relu2}",
+    ],
+    ids=["gpt2", "arcee"],
+)
+def test_other_families_go_the_whole_way(settings: tuple[str, ...], model: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    from headwater.model.checkpoint import load_model
+
+    change = f"initialize={{use: random, vocabulary_multiple: 100, model: {model}}}"
+    results = run(load(TINY, *settings, change, "name=family", f"machine.runs={tmp_path}"))
+    assert results.model is not None
+    assert results.summary["initial_loss"] == pytest.approx(results.summary["expected_initial_loss"], abs=0.1)
+    ours, _ = load_model(results.stages["train"] / "checkpoint")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(results.model).eval()
+    assert (ours.config.vocab_size, theirs.config.vocab_size) == (600, 512)
+    row = torch.randint(0, 512, (2, 50), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (ours(row) - theirs(input_ids=row).logits).abs().max() < 1e-5

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headwater.core.errors import InputError, MismatchError
-from headwater.model import checkpoint, hf
-from headwater.model.config import Export, HuggingFaceWeights
+from headwater.model import hf
+from headwater.model.config import HuggingFaceWeights
 
 
 @pytest.fixture
@@ -44,16 +44,6 @@ def test_out_and_in_again_is_the_same(make_model, tokenizer, tmp_path, shape):
     assert again.config == model.config
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
-
-
-def test_the_stage_writes_a_folder(make_model, tokenizer, tmp_path, out):
-    checkpoint.save(tmp_path / "train" / "checkpoint", make_model(qk_norm=True), 30)
-    counts = hf.export(Export(dtype="bfloat16"), {"tokenizer": tokenizer, "checkpoint": tmp_path / "train"}, out)
-    assert counts["architecture"] == "Qwen3ForCausalLM"
-    names = {path.name for path in (out.folder / "model").iterdir()}
-    assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
-    assert {t.dtype for t in load_file(out.folder / "model" / "model.safetensors").values()} == {torch.bfloat16}
-    assert json.loads((out.folder / "model" / "config.json").read_text())["eos_token_id"] == 0
 
 
 def test_a_tokenizer_with_other_tokens_is_refused(make_model, tokenizer, tmp_path):

@@ -18,6 +18,7 @@ from headwater.core.hardware import Machine
 from headwater.evaluation.perplexity import open_scorer
 from headwater.model import hf
 from headwater.model.config import ModelConfig
+from headwater.model.families import architecture
 from headwater.model.initialize import random_model
 from headwater.model.transformer import KVCache, Transformer
 
@@ -148,7 +149,7 @@ def greedy(model: Transformer, prompt: torch.Tensor, count: int) -> list[int]:
 def test_an_exported_model_is_the_same_in_transformers(model, tokenizer, tmp_path):
     hf.write_folder(tmp_path, model, tokenizer)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    assert type(theirs).__name__ == hf.architecture(model.config)
+    assert type(theirs).__name__ == architecture(model.config)
     with torch.no_grad():
         expected, found = theirs(input_ids=rows(257)).logits, model(rows(257))
     assert expected.abs().max() > 2
@@ -228,11 +229,15 @@ def test_a_model_of_transformers_is_the_same_here_and_back_again(theirs, tokeniz
         assert torch.equal(tensor, given[key]), key
 
 
-def test_a_window_shorter_than_the_context_shortens_the_context(tmp_path):
+@pytest.mark.parametrize("kind", ["Mistral", "Qwen3"])
+def test_a_window_shorter_than_the_context_shortens_the_context(kind, tmp_path):
     """Within its window a Mistral is a Llama; beyond it is not, so that much is not claimed."""
     shape = {"vocab_size": 257, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 160}
-    theirs = transformers.MistralForCausalLM(transformers.MistralConfig(**shape, sliding_window=100)).eval()
+    if kind == "Qwen3":
+        shape |= {"use_sliding_window": True, "max_window_layers": 1}
+    config = getattr(transformers, f"{kind}Config")(**shape, sliding_window=100)
+    theirs = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     theirs.save_pretrained(tmp_path)
     told: list[str] = []
     ours = hf.read_folder(tmp_path, warn=told.append)

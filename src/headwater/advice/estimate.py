@@ -57,7 +57,7 @@ TYPICAL = {
     "initialize": Rate(3, 0, 1.0, 0, 0),
     "train": Rate(40, 0, 1.0, 0, 0),
     "evaluate": Rate(30, 0, 1.0, 1_000_000, 0),
-    "export": Rate(1, 0, 1.0, 0, 0),
+    "export": Rate(10, 0, 1.0, 0, 0),
     "report": Rate(4, 0, 1.0, 5_000_000, 0),
 }
 """Source: the shipped demo recipe on 2 cores of two server processors of 2021 and 2024, between the two;
@@ -109,7 +109,10 @@ def _of_model(step: Step, model: ModelConfig | None, trained: dict[str, Any] | N
     if step.name != "train":
         return Estimate(fixed + parameters / 1e8, 4 * parameters, "formula")
     settings: Any = step.settings
-    copies = 3 * (settings.keep_last + 1) + 1  # a checkpoint is the weights and two moments; one more is being written
+    kept = settings.keep_last + settings.keep_best + 1  # one more is being written
+    if settings.keep_every and settings.planned_steps:
+        kept += settings.planned_steps // settings.keep_every
+    copies = 3 * kept + 1  # a checkpoint is the weights and two moments
     disk = 4 * parameters * copies
     if settings.budget:
         return Estimate(fixed + settings.budget, disk, "budget")

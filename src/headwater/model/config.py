@@ -115,12 +115,33 @@ class CheckpointWeights(Config):
         return _content(self.path, ["model.json", "weights.safetensors"], hash_file)
 
 
+class GgufWeights(Config):
+    """Begin with the weights of a GGUF file."""
+
+    use: Literal["gguf"]
+    """`gguf`: a model in the format of llama.cpp, Llama or Qwen3. Quantised weights are turned back into numbers; what was
+    rounded away is lost, and the report says how many tensors were rounded."""
+    path: Folder
+    """The .gguf file."""
+
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
+        """The content of the file.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        if not self.path.is_file():
+            hint = "check initialize.path; 'headwater fetch' lists models that can be had"
+            raise InputError("there is no such file", place=str(self.path), hint=hint)
+        return {"gguf": hash_file(self.path)}
+
+
 class GrownWeights(Config):
     """Begin with the layers of a trained model, more of them or fewer."""
 
     use: Literal["grown"]
     """`grown`: deeper or shallower than the model that it comes from."""
-    source: Annotated[HuggingFaceWeights | CheckpointWeights, Field(discriminator="use")]
+    source: Annotated[HuggingFaceWeights | CheckpointWeights | GgufWeights, Field(discriminator="use")]
     """The trained model. Everything but its layers is copied as it is: embeddings, head, last norm, context, vocabulary."""
     growth: Growth
     """Which layers the new model has."""
@@ -142,16 +163,36 @@ class GrownWeights(Config):
 
 
 Initialize = Annotated[
-    RandomWeights | HuggingFaceWeights | CheckpointWeights | GrownWeights, Field(discriminator="use")
+    RandomWeights | HuggingFaceWeights | CheckpointWeights | GgufWeights | GrownWeights, Field(discriminator="use")
 ]
 """How the weights begin."""
 
 
 class Export(Config):
-    """Write the trained model as a Hugging Face folder."""
+    """Write the trained model for other software, prove that it computes the same there, and describe it in a model card."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the exported weights; float32 keeps them exactly."""
+    format: Literal["huggingface", "gguf", "safetensors"] = "huggingface"
+    """`huggingface`: a folder for transformers and what reads its folders. `gguf`: a file for llama.cpp, tokenizer included.
+    `safetensors`: plain weights and JSON, which `initialize: {use: checkpoint}` reads."""
+    dtype: Literal["float32", "bfloat16", "float16", "q8_0"] = "float32"
+    """Number format of the exported weights; float32 keeps them exactly. `q8_0`, of gguf alone, takes 8.5 bits a weight."""
+    title: str = ""
+    """Heading of the model card. Default: the recipe's name."""
+    about: str = ""
+    """What the model is, in a sentence under the heading. Default: the recipe's `about`."""
+    licence: str = ""
+    """Licence of the weights, by its name on the Hugging Face hub, such as apache-2.0. It is yours to choose: the licences of
+    the training documents, which the card lists, and of a model that this one grew from bind you."""
+    base_model: str = ""
+    """Name on the hub of the model that this one was continued or grown from, such as HuggingFaceTB/SmolLM2-135M."""
+    intended_use: str = ""
+    """What the model is for and what it is not for. Default: what holds for any base model."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.dtype == "q8_0" and self.format != "gguf":
+            raise ValueError(f"q8_0 is a number format of gguf, not of {self.format}")
+        return self
 
 
 def _weight_files(folder: Path) -> list[str]:

@@ -16,12 +16,8 @@ from torch import Tensor
 
 from headwater.core.errors import InputError, MismatchError
 from headwater.core.log import logger
-from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.core.store import atomic_folder, atomic_path, read_json, write_json
-from headwater.model.checkpoint import load_model
-from headwater.model.config import Export
+from headwater.core.store import atomic_path, read_json, write_json
 from headwater.model.families import (
-    architecture,
     from_huggingface,
     huggingface_config,
     model_config,
@@ -35,32 +31,6 @@ PADDING_ROWS = 512
 """Rows of a model that no token uses are taken for padding when there are fewer than this. Source: Qwen3 has 267, GPT-2
 in the form of nanoGPT 47."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def export(settings: Export, inputs: Inputs, out: Workspace) -> Counts:
-    """Write the trained model and its tokenizer as a Hugging Face folder: the door of the stage export.
-
-    Raises:
-        MismatchError: the tokenizer has tokens that the model does not know.
-        StoreError: the checkpoint is damaged.
-    """
-    model, info = load_model(inputs["checkpoint"] / "checkpoint")
-    folder = out.folder / "model"
-    write_folder(folder, model, inputs["tokenizer"] / "tokenizer", settings.dtype)
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    return {"architecture": architecture(model.config), "dtype": settings.dtype, "step": info.step, "bytes_out": size}
-
-
-def convert(checkpoint: Path, tokenizer: Path, folder: Path, dtype: str = "float32") -> None:
-    """Turn a checkpoint folder into a Hugging Face folder, which appears whole or not at all.
-
-    Raises:
-        StoreError: the checkpoint is damaged, or `folder` exists.
-        MismatchError: the tokenizer has tokens that the model does not know.
-    """
-    model, _ = load_model(checkpoint)
-    with atomic_folder(folder) as temporary:
-        write_folder(temporary, model, tokenizer, dtype)
 
 
 def write_folder(folder: Path, model: Transformer, tokenizer: Path, dtype: str = "float32") -> None:
@@ -86,6 +56,11 @@ def write_folder(folder: Path, model: Transformer, tokenizer: Path, dtype: str =
         folder / "generation_config.json",
         {"bos_token_id": separator, "eos_token_id": separator, "pad_token_id": separator},
     )
+    copy_tokenizer(tokenizer, folder)
+
+
+def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
+    """Copy what a tokenizer folder holds of a tokenizer."""
     for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, folder / name)

@@ -1,4 +1,4 @@
-"""How weights begin: random, from a Hugging Face folder, or from a checkpoint. The door of the stage initialize."""
+"""How weights begin: random, from a Hugging Face folder, a checkpoint or a GGUF file. The door of the stage initialize."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from headwater.core.errors import HeadwaterError, InputError
+from headwater.core.gguf import EXACT_TYPES
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.model import checkpoint, hf
+from headwater.model import checkpoint, gguf, hf
 from headwater.model.config import (
     CheckpointWeights,
+    GgufWeights,
     GrownWeights,
     HuggingFaceWeights,
     Initialize,
@@ -51,6 +53,8 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
         case CheckpointWeights():
             model, notes["step_in_source"] = _load_checkpoint(settings)
             moments = carried(settings, None, out)
+        case GgufWeights():
+            model, more["tensor_types"] = _load_gguf(settings, out)
         case GrownWeights():
             model, layers, more["grown"] = _grow(settings, tokenizer, out)
             moments = carried(settings.source, layers, out)
@@ -123,10 +127,13 @@ def _grow(
 ) -> tuple[Transformer, tuple[Layer, ...], dict[str, Any]]:
     """A model out of another's layers, their map, and what was found out about it."""
     given = settings.source
-    if isinstance(given, HuggingFaceWeights):
-        source = hf.read_folder(given.path, allow_pickle=given.allow_pickle, warn=out.warn)
-    else:
-        source = _load_checkpoint(given)[0]
+    match given:
+        case HuggingFaceWeights():
+            source = hf.read_folder(given.path, allow_pickle=given.allow_pickle, warn=out.warn)
+        case GgufWeights():
+            source, _ = _load_gguf(given, out)
+        case CheckpointWeights():
+            source, _ = _load_checkpoint(given)
     model, layers = regrow(source, settings.growth)
     hf.check_vocabulary(model.config.token_types, tokenizer)
     tokens = torch.tensor(hf.token_ids(tokenizer, settings.calibration))
@@ -147,6 +154,18 @@ def _tell_growth(grown: dict[str, Any], source: Transformer, out: Workspace) -> 
             f"the regrown model is no better than chance on the calibration text ({after:.3f} nats per token, chance "
             f"{grown['loss_of_chance']:.3f}, the source {before:.3f}): it will have to learn most of it again"
         )
+
+
+def _load_gguf(settings: GgufWeights, out: Workspace) -> tuple[Transformer, dict[str, int]]:
+    """A model from a GGUF file; says what was rounded in it."""
+    model, types = gguf.read_file(settings.path)
+    if rounded := {kind: count for kind, count in types.items() if kind not in EXACT_TYPES}:
+        counted = ", ".join(f"{count} as {kind}" for kind, count in rounded.items())
+        out.warn(
+            f"{sum(rounded.values())} of {sum(types.values())} tensors of {settings.path.name} were quantised ({counted}): "
+            "these weights are rounded, and begin a little worse than the model that the file was made from"
+        )
+    return model, types
 
 
 def _load_checkpoint(settings: CheckpointWeights) -> tuple[Transformer, int]:

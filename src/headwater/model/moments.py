@@ -13,7 +13,7 @@ from torch import Tensor
 from headwater.core.errors import MismatchError
 from headwater.core.stage import Workspace
 from headwater.model import checkpoint
-from headwater.model.config import CheckpointWeights, HuggingFaceWeights
+from headwater.model.config import CheckpointWeights, GgufWeights, HuggingFaceWeights
 from headwater.model.growth import Layer
 
 PREFIX = "optimizer/"
@@ -21,7 +21,7 @@ PREFIX = "optimizer/"
 
 
 def carried(
-    settings: HuggingFaceWeights | CheckpointWeights, layers: Sequence[Layer] | None, out: Workspace
+    settings: HuggingFaceWeights | CheckpointWeights | GgufWeights, layers: Sequence[Layer] | None, out: Workspace
 ) -> dict[str, Tensor]:
     """The moments with which training begins, as `optimizer/<parameter>/<moment>`; none where it begins with fresh ones.
 
@@ -33,7 +33,7 @@ def carried(
     Raises:
         MismatchError: the state is required, and there is none.
     """
-    if isinstance(settings, HuggingFaceWeights) or settings.optimizer_state == "fresh":
+    if not isinstance(settings, CheckpointWeights) or settings.optimizer_state == "fresh":
         return {}
     found: dict[str, Tensor] = {}
     if checkpoint.read_info(settings.path, verify=False).resumable:

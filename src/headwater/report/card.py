@@ -22,6 +22,9 @@ LICENCES = {
     "gpl-3.0", "lgpl-3.0", "odc-by", "isc", "unlicense", "zlib",
 }  # fmt: skip
 """Licences that the hub knows by the same name in small letters, as far as they are common; any other is `other`."""
+_FAVOUR = (
+    "Filters by form and language favour some kinds of text over others; the table above shows what each of them took."
+)
 _LANGUAGES_NAMED = 0.001  # share of the documents that a language must have to stand in the head of the card
 
 
@@ -43,22 +46,22 @@ def data_card(evidence: Evidence, title: str, about: str) -> str:
         about,
         _summary(evidence, total),
         "## Sources and licences",
-        _sources(sources),
+        source_table(sources),
         "## How it was made",
         "\n".join(_processing(evidence)),
         "## What was dropped",
         _dropped(evidence),
         "## Personal data",
-        _personal_data(evidence),
+        personal_data(evidence),
         "## Known limits",
-        "\n".join(f"- {limit}" for limit in _limits(evidence, sources, total)),
+        "\n".join(f"- {limit}" for limit in (*limits(evidence, sources, total), _FAVOUR)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _head(title: str, sources: dict[str, Any], total: int) -> str:
     """The YAML head that the hub indexes."""
-    languages, licences = _sum(sources, "languages"), _sum(sources, "licences")
+    languages, licences = sum_of(sources, "languages"), sum_of(sources, "licences")
     codes = [code for code, count in languages.most_common() if code != "unknown" and count >= _LANGUAGES_NAMED * total]
     known = sorted({name.lower() for name in licences if name.lower() in LICENCES})
     all_known = all(name.lower() in LICENCES for name in licences)
@@ -87,15 +90,16 @@ def _summary(evidence: Evidence, total: int) -> str:
     return f"{text} They are what was kept of {plural(first['documents_in'], 'document')} that were read."
 
 
-def _sources(sources: dict[str, Any]) -> str:
+def source_table(sources: dict[str, Any]) -> str:
+    """The sources with their sizes and licences, as a table."""
     lines = ["| source | documents | text | licences |", "|---|---:|---:|---|"]
     for name, counts in sources.items():
         licences = Counter(counts["licences"]).most_common()
-        shown = [f"{_cell(licence)} {share(count, counts['documents_out'])}" for licence, count in licences[:8]]
+        shown = [f"{cell(licence)} {share(count, counts['documents_out'])}" for licence, count in licences[:8]]
         if len(licences) > 8:
             shown.append(f"and {len(licences) - 8} more")
         size = format_bytes(counts["bytes_out"])
-        lines.append(f"| {_cell(name)} | {whole(counts['documents_out'])} | {size} | {', '.join(shown)} |")
+        lines.append(f"| {cell(name)} | {whole(counts['documents_out'])} | {size} | {', '.join(shown)} |")
     return "\n".join(lines)
 
 
@@ -120,7 +124,7 @@ def _settings(values: dict[str, Any]) -> str:
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(_told(value), ensure_ascii=False).replace('"', "")
     text = " ".join(text.split())
-    return _cell(text if len(text) <= 120 else f"{text[:117]}...")
+    return cell(text if len(text) <= 120 else f"{text[:117]}...")
 
 
 def _told(value: Any) -> Any:
@@ -133,11 +137,12 @@ def _told(value: Any) -> Any:
 def _dropped(evidence: Evidence) -> str:
     lines = ["| stage | rule | documents | text |", "|---|---|---:|---:|"]
     for (stage, rule), counts in evidence.dropped.items():
-        lines.append(f"| {stage} | {_cell(rule)} | {whole(counts['documents'])} | {format_bytes(counts['bytes'])} |")
+        lines.append(f"| {stage} | {cell(rule)} | {whole(counts['documents'])} | {format_bytes(counts['bytes'])} |")
     return "\n".join(lines) if len(lines) > 2 else "Nothing was dropped."
 
 
-def _personal_data(evidence: Evidence) -> str:
+def personal_data(evidence: Evidence) -> str:
+    """What was done about personal data, and what was not."""
     steps = [step for step in evidence.settings("clean").get("steps", []) if step["use"] == "personal_data"]
     if not steps:
         return (
@@ -159,12 +164,12 @@ def _personal_data(evidence: Evidence) -> str:
     return "\n".join([*lines, "", "It finds what has a form, such as numbers and addresses; names of people stay."])
 
 
-def _limits(evidence: Evidence, sources: dict[str, Any], total: int) -> Iterator[str]:
+def limits(evidence: Evidence, sources: dict[str, Any], total: int) -> Iterator[str]:
     """What a user must know, as far as the counts tell."""
-    unknown = _sum(sources, "licences")["unknown"]
+    unknown = sum_of(sources, "licences")["unknown"]
     if unknown:
         yield f"{plural(unknown, 'document')} ({share(unknown, total)}) have no licence on record."
-    languages = _sum(sources, "languages")
+    languages = sum_of(sources, "languages")
     if languages["unknown"]:
         yield f"The language of {plural(languages['unknown'], 'document')} ({share(languages['unknown'], total)}) was not determined."
     if "decontaminate" not in evidence.manifests:
@@ -174,13 +179,13 @@ def _limits(evidence: Evidence, sources: dict[str, Any], total: int) -> Iterator
     for stage, text in evidence.warnings:
         if stage in evidence.document_stages:
             yield f"{stage}: {text}"
-    yield "Filters by form and language favour some kinds of text over others; the table above shows what each of them took."
 
 
-def _sum(sources: dict[str, Any], what: str) -> Counter[str]:
+def sum_of(sources: dict[str, Any], what: str) -> Counter[str]:
+    """Counts by language, licence or the like over all sources."""
     return sum((Counter(counts.get(what, {})) for counts in sources.values()), Counter())
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that cannot end the cell or line of a table that it stands in."""
     return re.sub(r"[|`<>\n]", " ", text)

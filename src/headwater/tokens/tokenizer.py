@@ -14,21 +14,16 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from headwater.core.config import Config, nearest
 from headwater.core.errors import EmptyResultError, InputError, MismatchError
+from headwater.core.gguf import GgufFile
 from headwater.core.hardware import set_environment
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.store import read_json, write_json
 from headwater.core.units import Bytes, Count, format_bytes
 from headwater.documents.document import read_batches, shards_in, source_of, text_buffer
 from headwater.tokens.codec import Codec, open_tokenizer, tricky_texts
+from headwater.tokens.gguf import end_of_text, read_tokenizer
+from headwater.tokens.patterns import PATTERNS
 from headwater.tokens.shards import DOCUMENTS, HELD_OUT, SEPARATOR, TRAINING
-
-PATTERNS = {
-    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-}
-"""How text is cut before merging. Source: GPT-2's encoder.py (openai/gpt-2) and Llama 3's tokenizer.py
-(meta-llama/llama3), letter for letter, so that llama.cpp and other software know them."""
 
 FACTS_BYTES = 1 << 20
 """Text of each source on which bytes per token are measured, held-out where there is some [bytes]."""
@@ -95,11 +90,38 @@ class TokenizerFolder(Config):
         raise InputError(problem, place=str(path), hint=hint)
 
 
-Tokenizer = Annotated[TrainBpe | TokenizerFolder, Field(discriminator="use")]
+class GgufTokenizer(Config):
+    """Take the tokenizer inside a GGUF file."""
+
+    use: Literal["gguf"]
+    """`gguf`: the tokenizer of a model in the format of llama.cpp."""
+    path: str
+    """The .gguf file."""
+    separator: str | None = None
+    """The token to set before each document. By default the one that the file names as end of text, which for a model that
+    was tuned to chat is often the end of a turn: name the one that its base model was trained with."""
+
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> Any:
+        """The content of the file.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        if not self.file().is_file():
+            hint = "check tokenizer.path; 'headwater fetch' lists models that can be had"
+            raise InputError("there is no such file", place=str(self.file()), hint=hint)
+        return hash_file(self.file())
+
+    def file(self) -> Path:
+        """The .gguf file."""
+        return Path(self.path).expanduser()
+
+
+Tokenizer = Annotated[TrainBpe | TokenizerFolder | GgufTokenizer, Field(discriminator="use")]
 """The section `tokenizer` of a recipe."""
 
 
-def tokenizer(settings: TrainBpe | TokenizerFolder, inputs: Inputs, out: Workspace) -> Counts:
+def tokenizer(settings: TrainBpe | TokenizerFolder | GgufTokenizer, inputs: Inputs, out: Workspace) -> Counts:
     """Make the tokenizer of a run: `tokenizer/` loads with transformers' AutoTokenizer, `facts.json` says how good it is.
 
     Raises:
@@ -111,9 +133,13 @@ def tokenizer(settings: TrainBpe | TokenizerFolder, inputs: Inputs, out: Workspa
     folder = out.folder / "tokenizer"
     if isinstance(settings, TrainBpe):
         _save(_train(settings, inputs["documents"], out), SEPARATOR, folder)
+    elif isinstance(settings, GgufTokenizer):
+        opened = GgufFile(settings.file())
+        given = read_tokenizer(opened)
+        _save(given, _separator(settings, given, end_of_text(opened)), folder)
     else:
         given = open_tokenizer(settings.file())
-        _save(given, _separator(settings, given), folder)
+        _save(given, _separator(settings, given, _named_in(settings.file())), folder)
     codec = Codec(folder)
     if isinstance(settings, TrainBpe):
         codec.check_round_trip(tricky_texts(), str(folder))
@@ -250,17 +276,21 @@ def _known(weights: Mapping[str, float] | None, sizes: Mapping[str, int]) -> Map
 # ------------------------------------------------------------------------------------------ folders, measurements
 
 
-def _separator(settings: TokenizerFolder, given: tokenizers.Tokenizer) -> str:
-    """The separator of an existing tokenizer: as set, as its configuration names it, or by a well-known name."""
+def _named_in(file: Path) -> str | None:
+    """The end-of-text token that the configuration beside a tokenizer.json names."""
+    config = file.with_name("tokenizer_config.json")
+    named = read_json(config).get("eos_token") if config.is_file() else None
+    return named.get("content") if isinstance(named, dict) else named  # transformers writes either form
+
+
+def _separator(settings: TokenizerFolder | GgufTokenizer, given: tokenizers.Tokenizer, named: str | None) -> str:
+    """The separator of an existing tokenizer: as set, as its file names it, or by a well-known name."""
     special = [token.content for token in given.get_added_tokens_decoder().values() if token.special]
     if settings.separator is not None:
         if given.token_to_id(settings.separator) is None:
             problem = f"the tokenizer has no token {settings.separator!r}{nearest(settings.separator, special)}"
             raise MismatchError(problem, place="tokenizer.separator", hint="name one of its special tokens")
         return settings.separator
-    config = settings.file().with_name("tokenizer_config.json")
-    named = read_json(config).get("eos_token") if config.is_file() else None
-    named = named.get("content") if isinstance(named, dict) else named  # transformers writes either form
     for name in (named, SEPARATOR, "<|end_of_text|>", "</s>", "<eos>"):
         if name in special:
             return name
