@@ -438,11 +438,14 @@ class Run:
         steps = f", {settings.planned_steps:,} steps" if settings.planned_steps else ""
         rows = f"{settings.batch_sequences} x {settings.sequence_length} tokens per step"
         self.out.note(f"{parameters} parameters, {rows}{steps}")
+        said: dict[str, None] = {}
         for stretch, batches in zip(self.batches.stretches, self.batches.phases, strict=True):
             if stretch.phase:
                 self.out.note(f"phase '{stretch.name}': {introduction(stretch)}")
-            for name, fit in batches.fits.items() if self.settings.packing.use == "best_fit" or stretch.phase else ():
-                self.out.note(f"packing of '{name}': {fit}")
+            fits = batches.fits.items() if stretch.settings.packing.use == "best_fit" else ()
+            said |= {f"packing of '{name}': {fit}": None for name, fit in fits}
+        for line in said:  # phases whose rows are the same say the same
+            self.out.note(line)
         for warning in self.batches.warnings:
             self.out.warn(warning)
 
