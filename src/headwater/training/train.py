@@ -576,11 +576,14 @@ class Run:
         if self.team.ranks > 1:
             rows += f" on {self.team.ranks} ranks" + (", weights spread over them" if self.team.sharded else "")
         self.out.note(f"{parameters} parameters, {rows}{steps}")
+        said: dict[str, None] = {}
         for stretch, batches in zip(self.batches.stretches, self.batches.phases, strict=True):
             if stretch.phase:
                 self.out.note(f"phase '{stretch.name}': {introduction(stretch)}")
-            for name, fit in batches.fits.items() if self.settings.packing.use == "best_fit" or stretch.phase else ():
-                self.out.note(f"packing of '{name}': {fit}")
+            fits = batches.fits.items() if stretch.settings.packing.use == "best_fit" else ()
+            said |= {f"packing of '{name}': {fit}": None for name, fit in fits}
+        for line in said:  # phases whose rows are the same say the same
+            self.out.note(line)
         for warning in self.batches.warnings:
             self.out.warn(warning)
 
