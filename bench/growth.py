@@ -121,7 +121,7 @@ def cases() -> Iterator[Case]:
     yield Case("depth_upscale at 10 %", 450, "base", CHINCHILLA // 10, SOLAR, every=30)
     yield Case("depth_upscale at 50 %", 250, "base", CHINCHILLA // 2, SOLAR, every=25)
     # shrinking 6 layers to 4 with healing, against the 4 layers from scratch, which is "base"
-    yield Case("shrunk", AFTER, "scratch", None, {"use": "drop_layers", "count": 2}, rival="base")
+    yield Case("shrunk", AFTER, "scratch", None, {"use": "middle", "drop": 2}, rival="base")
     yield from _released()
     yield Case("depth_upscale at 25 %", 375, "base", CHINCHILLA // 4, SOLAR, every=25)
     for name, sources in WHICH.items():
@@ -205,7 +205,9 @@ def recipe_of(case: Case, seed: int, work: Path, folders: dict[str, Path], train
             path = folder / "checkpoint"  # the last step
         start = {"use": "checkpoint", "path": str(path), "optimizer_state": case.state}
         if case.growth is not None:
-            start = {"use": "grown", "source": start, "growth": case.growth}
+            shrinks = case.growth["use"] == "middle"
+            more = {"use": "shrunk", "layers": case.growth} if shrinks else {"use": "grown", "growth": case.growth}
+            start = {"source": start, **more}
     kind = {"use": "wsd", "decay_share": 1.0} if case.decay else {"use": "constant"}
     return Recipe.model_validate(
         {
@@ -221,7 +223,7 @@ def recipe_of(case: Case, seed: int, work: Path, folders: dict[str, Path], train
                 "batch_tokens": BATCH,
                 "optimizer": {"use": "muon"},
                 "schedule": {**kind, "warmup_steps": case.warmup},
-                "precision": "bf16",
+                "speed": {"precision": "bf16"},
                 "seed": seed + LATE * generation(case),
                 "log_every": 20,
                 "validate_every": case.every,
@@ -245,7 +247,8 @@ def start_loss(recipe: Any, results: Any) -> dict[str, float]:
 
     model, _ = checkpoint.load_model(results.stages["initialize"] / "checkpoint")
     out = Workspace(results.stages["train"], recipe.machine)
-    values = Validation(recipe.train, results.stages["encode"], {"books": 1}, out)(model, "cpu")
+    rows = recipe.train.micro_batch
+    values = Validation(recipe.train, results.stages["encode"], {"books": 1}, rows, out)(model, "cpu")
     return {name: value["total"] for name, value in values.items()}
 
 

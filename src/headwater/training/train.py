@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import Tensor
 
-from headwater.core.errors import Stopped, TrainingError
+from headwater.core.errors import MismatchError, Stopped, TrainingError
 from headwater.core.log import Progress, read_metrics
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import format_count, format_seconds
@@ -41,6 +41,7 @@ from headwater.training.alarms import (
 )
 from headwater.training.checkpoints import Checkpoints
 from headwater.training.config import Train
+from headwater.training.distill import Losses, Teacher
 from headwater.training.distributed import Team, assemble
 from headwater.training.fit import adapt, check_fit, most_steps
 from headwater.training.forgetting import Watch
@@ -86,6 +87,9 @@ class Run:
         self.settings = settings
         self.out = out
         self.team = team = team or Team()
+        if team.sharded and settings.distill:
+            problem = "a teacher needs a student whose weights are whole on every rank"
+            raise MismatchError(problem, place="machine.shard", hint="leave it out, or leave train.distill out")
         self.checkpoints = Checkpoints(settings, out, team)
         if team.leads:
             self.checkpoints.clear_unfinished()
@@ -102,6 +106,7 @@ class Run:
             "proven_step": -1,  # the newest weights that gave a finite loss and gradient: those after so many steps
             "initial_loss": None,
             "last_loss": None,
+            "last_divergence": None,  # of the model's probabilities from the teacher's, where there is one
             "nonfinite": 0,
             "recent_losses": [],
             "spikes": 0,
@@ -123,6 +128,11 @@ class Run:
         self.most_steps, self.scarcest = most_steps(self.batches)
         self._introduce()
         self._prepare()
+        longest = max(stretch.settings.sequence_length for stretch in self.batches.stretches)
+        self.teacher = (
+            Teacher(settings.distill, self.model, longest, self.arithmetic, out) if settings.distill else None
+        )
+        team.wrap(self.model, self._losses, self._micro_batches(self._batch())[0])
         self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype, team)
         shares = settings.mixture.parts(self.batches.tokens)
         rows = next(iter(self.state["speed"].values()))["micro_batch"]
@@ -165,7 +175,9 @@ class Run:
         settings = self.settings.of_one_rank(self.team.ranks)
         if kept := next(iter(self.state["speed"].values()), None):
             return replace(speed.Choice(**kept), micro_batch=settings.micro_batch)
-        precision: speed.Precision | None = self.team.agree(parallel.precision(settings, self.device) if self.team.leads else None)
+        precision: speed.Precision | None = self.team.agree(
+            parallel.precision(settings, self.device) if self.team.leads else None
+        )
         assert precision is not None
         attention = "library" if settings.speed.attention == "library" else "blocks"
         compiled = settings.speed.compile != "off"
@@ -190,7 +202,6 @@ class Run:
             team.agree(asdict(self.arithmetic.choice))
         chosen[key] = asdict(self.arithmetic.choice)
         self.peak_flops_per_second = team.sum(self.arithmetic.peak_flops_per_second)[0]
-        team.wrap(self.model, self._micro_batches(self._batch())[0])
         self.state["seconds_compiling"] += time.perf_counter() - start
 
     def _watch(self) -> None:
@@ -310,7 +321,10 @@ class Run:
             "peak_flops_per_second": self.peak_flops_per_second,
             "ranks": self.team.ranks,
             "flops_per_token": flops,
-            "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length, mean over phases",
+            "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length, mean over phases"
+            + (", and a third of it for the teacher" if self.teacher else ""),
+            "distilled": self.teacher
+            and {"parameters": self.teacher.model.config.parameters(), "divergence": self.state["last_divergence"]},
             "precision": self.arithmetic.choice.precision,
             "device": self.device,
             "compiled": self.arithmetic.choice.compiled,
@@ -399,18 +413,24 @@ class Run:
         if shape(before) != shape(stretch):
             self._tick("training")
             self._prepare()
+            self.team.wrap(self.model, self._losses, self._micro_batches(self._batch())[0])
             self._clock = time.perf_counter()
+
+    def _flops_per_token(self, sequence_length: int) -> int:
+        """Operations to train on one token of such a row; with a teacher, its forward pass too."""
+        student = self.model.config.flops_per_token(sequence_length)
+        return student + (self.teacher.flops_per_token(sequence_length) if self.teacher else 0)
 
     def _flops(self) -> float:
         """Operations of all steps so far."""
         return sum(
-            self.model.config.flops_per_token(stretch.settings.sequence_length) * steps * self.settings.batch_tokens
+            self._flops_per_token(stretch.settings.sequence_length) * steps * self.settings.batch_tokens
             for stretch, steps in self.batches.done(self.steps_done)
         )
 
     def _gradient(self, batch: Batch) -> tuple[float, float]:
         """Forward and backward over the micro-batches of a batch: mean loss, and norm of the gradient."""
-        loss = torch.zeros((), device=self.device)
+        loss, divergence = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         # the mean over ranks of what each adds up is the mean over all targets that count
         counted = self.batches.counted_targets(self.steps_done) / self.team.ranks
         parts = self._micro_batches(batch)
@@ -420,13 +440,17 @@ class Run:
         for number, (tokens, targets, documents) in enumerate(parts, 1):
             share = (targets >= 0).sum() / counted
             with self.team.gradients(shared=number == len(parts)):
-                part = self.team.loss(tokens, targets, documents) * share
-                part.backward()
-            loss += part.detach()
+                losses: Losses = self.team.loss(tokens, targets, documents)
+                (losses.objective * share).backward()
+            loss += losses.token * share
+            divergence += losses.teacher * share
             if measure and self.team.ranks == 1 and number == 1 < len(parts):
                 small = squared_norm(list(self.optimizers.parameters.values())) / max(float(share), 1e-9) ** 2
         norm = self.team.clip(self.optimizers.parameters.values(), self.settings.clip_norm or math.inf)
-        loss_everywhere, squares = self.team.sum(float(loss), float(self.team.local_squares or 0.0))
+        squares = float(self.team.local_squares or 0.0)
+        loss_everywhere, apart, squares = self.team.sum(float(loss), float(divergence), squares)
+        if self.teacher is not None:
+            self.state["last_divergence"] = apart / self.team.ranks
         if self.team.local_squares is not None:
             small = squares / self.team.ranks
         if small is not None:
@@ -434,6 +458,13 @@ class Run:
             tokens_of_all = self.settings.batch_tokens
             self.noise_scale.add(small, tokens_of_all // pieces, norm**2, tokens_of_all)
         return loss_everywhere / self.team.ranks, norm
+
+    def _losses(self, *micro_batch: Tensor) -> Losses:
+        """Losses of a micro-batch: the model's own, or those with its teacher."""
+        if self.teacher is not None:
+            return self.teacher.losses(self.model, *micro_batch)
+        loss = self.model.loss(*micro_batch)
+        return Losses(loss, loss.detach(), torch.zeros_like(loss.detach()))
 
     def _batch(self) -> Batch:
         """This rank's rows of the next batch."""
@@ -480,7 +511,7 @@ class Run:
         steps, seconds = now[0] - self._logged[0], now[1] - self._logged[1]
         speed = steps * self.settings.batch_tokens / max(seconds, 1e-9)
         self._logged = now
-        flops = self.model.config.flops_per_token(self.stretch.settings.sequence_length)
+        flops = self._flops_per_token(self.stretch.settings.sequence_length)
         values = {
             "loss": loss,
             "learning_rate": self.optimizers.learning_rate,
@@ -491,6 +522,8 @@ class Run:
         }
         if self.noise_scale.tokens is not None:
             values["noise_scale_tokens"] = self.noise_scale.tokens
+        if self.teacher is not None:
+            values["teacher_divergence"] = self.state["last_divergence"]
         self._track(values)
 
     def _track(self, values: Values) -> None:
@@ -543,11 +576,14 @@ class Run:
         if self.team.ranks > 1:
             rows += f" on {self.team.ranks} ranks" + (", weights spread over them" if self.team.sharded else "")
         self.out.note(f"{parameters} parameters, {rows}{steps}")
+        said: dict[str, None] = {}
         for stretch, batches in zip(self.batches.stretches, self.batches.phases, strict=True):
             if stretch.phase:
                 self.out.note(f"phase '{stretch.name}': {introduction(stretch)}")
-            for name, fit in batches.fits.items() if self.settings.packing.use == "best_fit" or stretch.phase else ():
-                self.out.note(f"packing of '{name}': {fit}")
+            fits = batches.fits.items() if stretch.settings.packing.use == "best_fit" else ()
+            said |= {f"packing of '{name}': {fit}": None for name, fit in fits}
+        for line in said:  # phases whose rows are the same say the same
+            self.out.note(line)
         for warning in self.batches.warnings:
             self.out.warn(warning)
 
