@@ -81,6 +81,44 @@ def test_plan_as_a_table_and_as_json(tmp_path: Path, prose: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_check_and_plan_say_what_the_model_will_be(tmp_path: Path, prose: Path) -> None:
+    settings = (
+        f"read.sources.prose.paths=[{prose}]",
+        "initialize={use: random, dial: {parameters: 1M, num_layers: 3}}",
+    )
+    expected = [
+        "model: llama of 705,408 parameters: 3 layers of 128, 2 heads, 512 rows of vocabulary; ",
+        "  hidden_size 128: the whole heads with which 3 layers come nearest to 1,000,000 parameters",
+        "  num_heads 2: head_size 64",
+        "  ffn_size 384: 8/3 x hidden_size",
+        "  parameters 705,408: exact count, -29.5% from",
+        "  training tokens ",
+    ]
+    for command in ("check", "plan"):
+        done = headwater(command, str(TINY), *settings, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        begin = next(at for at, line in enumerate(lines) if line.startswith("model: "))
+        for line, start in zip(lines[begin:], expected, strict=False):
+            assert line.startswith(start), line
+    model = json.loads(headwater("plan", str(TINY), *settings, "--json", folder=tmp_path).stdout)["model"]
+    assert model["hidden_size"] == 128
+    assert [number["value"] for number in model["derived"] if number["setting"] == "parameters"] == [
+        model["parameters"]
+    ]
+    done = headwater(
+        "check",
+        str(TINY),
+        "initialize.model=null",
+        "initialize.dial={hidden_size: 256, parameters: 100k}",
+        folder=tmp_path,
+    )
+    assert done.returncode == 2
+    assert (
+        "initialize.dial: 512 tokens x hidden_size 256 alone are 131,328 parameters, more than 100,000" in done.stderr
+    )
+
+
 def test_list_and_doctor(tmp_path: Path) -> None:
     done = headwater("list", folder=tmp_path)
     assert {"demo", "shakespeare"} <= {line.split()[0] for line in done.stdout.splitlines()[1:] if line[0] != " "}

@@ -418,6 +418,36 @@ def list_(
 
 
 @app.command
+def speed(
+    recipe: Annotated[
+        str | None,
+        Parameter(help="Recipe whose model and micro-batch to take; default: a model that suits the machine."),
+    ] = None,
+    /,
+    *overrides: Overrides,
+    as_json: Json = False,
+) -> None:
+    """Train a few steps with one improvement after another, and say what each gives on this machine."""
+    from headwater import flow
+    from headwater.recipe import load
+
+    workload, rungs = flow.speed(load(recipe, *overrides) if recipe else None)
+    if as_json:
+        print_json({"workload": workload, "rungs": rungs})
+        return
+    print(f"{workload}\n")
+    table = plain_table("with", ">ms per step", ">factor", ">in all", ">tokens/s", "")
+    for rung in rungs:
+        if rung["milliseconds"] is None:
+            table.add_row(rung["name"], "-", "", "", "", f"skipped: {rung['note']}")
+        else:
+            factors = (f"{rung[what]:.2f}x" for what in ("factor", "total_factor"))
+            numbers = (f"{rung['milliseconds']:,.0f}", *factors, f"{rung['tokens_per_second']:,.0f}")
+            table.add_row(rung["name"], *numbers, "")
+    print_table(table)
+
+
+@app.command
 def doctor(*, as_json: Json = False) -> None:
     """Check this machine: Python, libraries, compiler, processors, memory, disk."""
     from headwater import listing

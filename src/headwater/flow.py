@@ -18,7 +18,7 @@ from headwater.advice.estimate import Estimate, derived_model, estimate
 from headwater.core import hardware
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, MismatchError, RecipeError, StoreError
-from headwater.core.hardware import free_disk_bytes, share_processor
+from headwater.core.hardware import Machine, free_disk_bytes, share_processor
 from headwater.core.log import logger
 from headwater.core.stage import Stage, Step, Store, door, library_versions, perform, stage_named
 from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
@@ -61,6 +61,7 @@ FLOW = (
 """Every stage but the report, in the order of the flow."""
 
 CONVERT = "headwater.export:convert"
+LADDER = "headwater.training.ladder:ladder"
 
 TABLE = "headwater.training.phases:write_rows"
 
@@ -345,6 +346,25 @@ def export_to(recipe: Recipe, folder: Path | None = None, step: int | None = Non
         settings_of(recipe.model_copy(update={"export": settings}), stage), inputs, source, folder, recipe.machine
     )
     return folder
+
+
+def speed(recipe: Recipe | None) -> tuple[str, list[dict[str, Any]]]:
+    """Train a few steps with one improvement after another: what was trained, and a row for each.
+
+    Args:
+        recipe: whose model and micro-batch to take; None for a model that suits the machine.
+
+    Raises:
+        RecipeError: the recipe does not tell the shape of its model, or does not train.
+        MismatchError: the recipe is to use CUDA, and there is none.
+    """
+    if recipe is None:
+        return door(LADDER)(None, None, Machine())
+    config, _ = derived_model(plan(recipe).steps)
+    if config is None or recipe.train is None:
+        problem = "does not tell the shape of a model to train"
+        raise RecipeError(problem, place=recipe.name, hint="take one with initialize.use=random and a section train")
+    return door(LADDER)(config, recipe.train, recipe.machine)
 
 
 def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:

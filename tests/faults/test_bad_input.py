@@ -112,13 +112,18 @@ def test_not_utf8(refused, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
 def test_truncated_file(refused, tmp_path: Path, suffix: str) -> None:
-    data = ("\n".join(LINES) * 20).encode()
+    data = ("\n".join([*LINES, ""]) * 20).encode()
     packed = gzip.compress(data) if suffix == "gz" else zstandard.compress(data)
     (tmp_path / f"input.jsonl.{suffix}").write_bytes(packed[: len(packed) * 2 // 3])
-    said = refused(source=f"{{use: jsonl, paths: [input.jsonl.{suffix}]}}").said
+    source = f"{{use: jsonl, paths: [input.jsonl.{suffix}]}}"
+    said = refused("read.max_damaged_files=0", source=source, until="read").said
+    assert "1 file is damaged, more than max_damaged_files 0 allows" in said
     assert f"input.jsonl.{suffix}" in said
     assert "truncated" in said.lower()
     assert leftovers(tmp_path, "read") == []
+    main(["run", str(TINY), f"read.sources={{prose: {source}}}", "machine.workers=1", "--until", "read"])
+    dropped = pq.read_table(tmp_path / "runs/tiny/stages/read/dropped").to_pylist()
+    assert [row["rule"] for row in dropped] == ["damaged_file"]
 
 
 def test_too_many_malformed_lines(refused, tmp_path: Path) -> None:

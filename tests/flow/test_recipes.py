@@ -30,13 +30,14 @@ TINY = (
     "train.steps=4",
     "train.sequence_length=64",
     "train.batch_tokens=256",
-    "train.compile=off",
-    "train.precision=fp32",
+    "train.speed.compile=off",
+    "train.speed.precision=fp32",
     "evaluate.max_bytes=2kB",
     "evaluate.max_new_tokens=8",
     "machine.workers=1",
     "machine.foreign_python=off",  # transformers takes seconds to load
 )
+SOURCES = sorted(Path(json.__file__).parent.glob("*.py")) + sorted(Path(re.__file__).parent.glob("*.py"))
 TOPICS = {name: text for name, text in pydoc_data.topics.topics.items() if len(text) > 400}
 QUESTION = (
     "Which of the rivers that run from the northern hills to the western sea carries the most water in a dry summer?"
@@ -68,7 +69,7 @@ def rows(results: Results, stage: str, fate: str = "documents") -> list[dict[str
     return pq.read_table(folder).to_pylist() if any(folder.glob("*.parquet")) else []
 
 
-@pytest.mark.parametrize("name", ["web", "company", "community"])
+@pytest.mark.parametrize("name", ["web", "company", "community", "continue"])
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_without_its_files_a_recipe_is_one_clear_line(
     name: str, command: str, place: Path, capsys: pytest.CaptureFixture[str]
@@ -82,6 +83,7 @@ def test_without_its_files_a_recipe_is_one_clear_line(
         "web": ("web", "archives"),
         "company": ("records", "records"),
         "community": ("own", "own"),
+        "continue": ("own", "own"),
     }[name]
     assert capsys.readouterr().err.splitlines() == [
         f"{path}: no such file or folder (source '{source}')",
@@ -90,7 +92,7 @@ def test_without_its_files_a_recipe_is_one_clear_line(
     assert not list(place.iterdir())
 
 
-@pytest.mark.parametrize("name", ["web", "company", "community"])
+@pytest.mark.parametrize("name", ["web", "company", "community", "continue"])
 def test_commands_in_the_recipes_name_the_file_that_they_make(name: str) -> None:
     text = shipped()[name].read_text(encoding="utf-8")
     copy = next(line for line in text.splitlines() if "headwater new" in line).split()[3]
@@ -233,6 +235,57 @@ def test_community(place: Path, prose: Path) -> None:
     facts = json.loads((results.stages["tokenizer"] / "facts.json").read_text())
     assert facts
     assert "| own |" in report
+
+
+BASE = (
+    "initialize={use: random, model: {hidden_size: 32, num_layers: 1, num_heads: 1, context_length: 64}}",
+    "tokenizer={use: train_bpe, vocab_size: 400}",
+)
+
+
+def test_continue(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A base model is made of the manual, exported, and goes on with other text while the manual is replayed."""
+    for folder, texts in (("general", plain_manual()), ("own", [path.read_text() for path in SOURCES])):
+        (place / folder).mkdir()
+        for number, text in enumerate(texts):
+            (place / folder / f"{number}.txt").write_text(text)
+    sizes = [change for change in TINY if "model." not in change and "vocab_size" not in change]
+    sizes += [
+        "evaluate.prompts_from.own=1",
+        "dedup=null",
+        "clean.steps=[{use: normalise}]",
+        "train.total_tokens=null",
+        "train.packing.max_padding=0.5",
+    ]
+    base = [*BASE, "name=base", "train.mixture={max_epochs: 100}", "train.phases=[]", "train.forgetting=null"]
+    made = run(load("continue", *sizes, *base))
+    assert made.model is not None
+    (place / "models").mkdir()
+    made.model.resolve().rename(place / "models" / "base")
+
+    limit = ["train.steps=10", "train.validate_every=2", "train.forgetting={use: stop, limit: 0.00001}"]
+    rate = ["train.optimizer.learning_rate=0.1", "train.schedule.warmup_steps=0", "train.mixture.max_epochs=100"]
+    changes = [*sizes, *limit, *rate, "train.phases.1.mixture={replay: {general: 0.1}, max_epochs: 100}"]
+    capsys.readouterr()
+    main(["plan", "continue", *changes])
+    plan = capsys.readouterr().out
+    assert re.search(r"main +general +25\.00%", plan)
+    assert re.search(r"anneal +general +10\.00%", plan)
+    assert re.search(r"all phases +own", plan)
+    results = run(load("continue", *changes))
+    counts = json.loads((results.stages["train"] / "manifest.json").read_text())["counts"]
+    assert counts["steps"] < 10
+    assert counts["forgetting"]["events"][0]["source"] == "general"
+    assert counts["phases"][0]["name"] == "main"
+    report = (results.folder / "report.md").read_text(encoding="utf-8")
+    assert "Phases of the training" in report
+    assert "had risen from" in report
+    assert "above the limit: training stopped." in report
+    assert "documents cut that fit in a row" in report
+
+    main(["tokens", "continue", *changes, "--to", "rows.parquet", "--steps", "3"])
+    assert "rows.parquet: 12 rows" in capsys.readouterr().out
+    assert {len(row) for row in pq.read_table(place / "rows.parquet")["input_ids"].to_pylist()} == {64}
 
 
 def test_what_is_finished_can_be_looked_at_when_a_stage_fails(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from headwater.model.transformer import KVCache, document_starts
+from headwater.model.transformer import (
+    BlockAttention,
+    KVCache,
+    document_starts,
+    flex_attention,
+    flex_mask,
+    library_attention,
+)
 
 SHAPES = [
     {},
@@ -168,3 +177,93 @@ def test_bf16_arithmetic_is_near_fp32_and_gradients_stay_fp32(make_model):
     assert loss.item() == pytest.approx(plain, abs=0.05)
     assert loss.item() != plain
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+
+
+def queries_keys_values(rows: int, length: int, heads: int, kv_heads: int, dtype=torch.float32, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (heads, kv_heads, kv_heads)
+    return [torch.randn(rows, length, n, 16, generator=generator).to(dtype).requires_grad_() for n in sizes]
+
+
+def random_documents(rows: int, length: int, share: float, seed: int) -> torch.Tensor:
+    begins = torch.rand(rows, length, generator=torch.Generator().manual_seed(seed)) < share
+    documents = begins.int().cumsum(dim=1, dtype=torch.int32)
+    return documents - documents[:, :1]
+
+
+def mixed(attention, qkv, start) -> list[torch.Tensor]:
+    """The mixed values, and the gradients of a fixed weighting of them."""
+    out = attention(*qkv, start)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, qkv, weight)]
+
+
+@given(
+    rows=st.integers(1, 5),
+    length=st.integers(1, 150),
+    kv_heads=st.sampled_from([1, 2, 4]),
+    size=st.sampled_from([0, 16, 64]),
+    share=st.sampled_from([0.0, 0.01, 0.1, 1.0]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25, deadline=None)
+def test_attention_by_blocks_is_that_of_the_library_with_its_gradients(rows, length, kv_heads, size, share, seed):
+    qkv = queries_keys_values(rows, length, 4, kv_heads, seed=seed)
+    start = document_starts(random_documents(rows, length, share, seed)) if share else None
+    for ours, theirs in zip(mixed(BlockAttention(size), qkv, start), mixed(library_attention, qkv, start), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+def test_attention_by_blocks_in_bf16_is_as_near_to_fp32_as_the_library_s():
+    start = document_starts(random_documents(3, 200, 0.02, 1))
+    exact = mixed(library_attention, queries_keys_values(3, 200, 4, 2), start)
+    errors = [
+        [float((a.float() - b).abs().max()) for a, b in zip(mixed(f, half, start), exact, strict=True)]
+        for f in (BlockAttention(64), library_attention)
+        for half in [queries_keys_values(3, 200, 4, 2, torch.bfloat16)]
+    ]
+    assert all(ours < 1.5 * theirs + 1e-3 for ours, theirs in zip(*errors, strict=True)), errors
+
+
+def test_the_cost_of_attention_follows_the_lengths_of_documents():
+    attention, documents = BlockAttention(64), torch.arange(1024, dtype=torch.int32)[None] // 128
+    start = document_starts(documents.expand(3, -1))
+
+    def positions(tiles) -> int:
+        return sum((rows.stop - rows.start) * (end - begin) * (end - key) for rows, key, begin, end in tiles)
+
+    whole, short = attention.tiles(None, 3, 1024), attention.tiles(start, 3, 1024)
+    assert positions(whole) == 3 * 64 * sum(range(64, 1025, 64))
+    assert positions(short) == 3 * 8 * 64 * (64 + 128)
+    assert all(rows == slice(0, 3) for rows, *_ in short)  # equal rows share their tiles
+    start[1] = 0  # one document in the middle row: the others do not pay for it
+    assert positions(attention.tiles(start, 3, 1024)) == (positions(whole) + 2 * positions(short)) / 3
+
+
+def test_activations_that_are_computed_again_change_nothing(make_model):
+    model, row = make_model(), tokens(2, 80)
+    gradients = []
+    for model.recompute in (False, True):
+        model.zero_grad()
+        model.loss(row[:, :-1], row[:, 1:]).backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device: FlexAttention was not run")
+def test_flex_attention_is_that_of_the_library():
+    qkv = [x.detach().cuda().requires_grad_() for x in queries_keys_values(2, 256, 4, 2)]
+    start = document_starts(random_documents(2, 256, 0.02, 1)).cuda()
+    compiled = torch.compile(flex_attention)
+    for ours, theirs in zip(mixed(compiled, qkv, flex_mask(start)), mixed(library_attention, qkv, start), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_sees_what_the_others_see():
+    """Its forward pass also runs on a processor, uncompiled."""
+    with torch.no_grad():
+        qkv = [x.detach() for x in queries_keys_values(2, 128, 4, 2)]
+        start = document_starts(random_documents(2, 128, 0.05, 1))
+        ours = flex_attention(*qkv, flex_mask(start))
+        torch.testing.assert_close(ours, library_attention(*qkv, start), rtol=1e-4, atol=1e-5)

@@ -229,11 +229,15 @@ def test_a_model_of_transformers_is_the_same_here_and_back_again(theirs, tokeniz
         assert torch.equal(tensor, given[key]), key
 
 
-def test_a_window_shorter_than_the_context_shortens_the_context(tmp_path):
+@pytest.mark.parametrize("kind", ["Mistral", "Qwen3"])
+def test_a_window_shorter_than_the_context_shortens_the_context(kind, tmp_path):
     """Within its window a Mistral is a Llama; beyond it is not, so that much is not claimed."""
     shape = {"vocab_size": 257, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 160}
-    theirs = transformers.MistralForCausalLM(transformers.MistralConfig(**shape, sliding_window=100)).eval()
+    if kind == "Qwen3":
+        shape |= {"use_sliding_window": True, "max_window_layers": 1}
+    config = getattr(transformers, f"{kind}Config")(**shape, sliding_window=100)
+    theirs = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     theirs.save_pretrained(tmp_path)
     told: list[str] = []
     ours = hf.read_folder(tmp_path, warn=told.append)

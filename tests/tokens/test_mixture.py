@@ -153,3 +153,36 @@ def test_each_source_may_have_its_own_cap():
 def test_settings_that_contradict_are_refused(settings, problem):
     with pytest.raises(ValidationError, match=problem):
         Mixture.model_validate(settings)
+
+
+def test_replay_has_exactly_its_share_and_the_others_the_rest():
+    sizes = {"own": 600, "notes": 200, "web": 9_000, "books": 50}
+    by_size = Mixture(replay={"web": 0.2, "books": 0.05}).parts(sizes)
+    total = sum(by_size.values())
+    assert Fraction(by_size["web"], total) == Fraction(1, 5)
+    assert Fraction(by_size["books"], total) == Fraction(1, 20)
+    assert by_size["own"] == 3 * by_size["notes"]
+    weighed = Mixture(weights={"own": 1, "notes": 1, "books": 0}, replay={"web": 0.1}).parts(sizes)
+    assert weighed == {"own": 9, "notes": 9, "web": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"replay": {"web": 1.0}}, "replay of 'web' is 1.0; expected a share between 0 and 1"),
+        ({"replay": {"a": 0.5, "b": 0.5}}, "nothing is left for the others"),
+        ({"replay": {"web": 0.1}, "weights": {"web": 1, "own": 1}}, "'web' is replayed at a fixed share"),
+    ],
+)
+def test_a_replay_that_cannot_be_is_refused(change, problem: str):
+    with pytest.raises(ValidationError, match=problem):
+        Mixture.model_validate(change)
+
+
+def test_a_replayed_source_must_be_there_and_have_tokens():
+    with pytest.raises(MismatchError, match="there is a share for 'wbe', which is not a source"):
+        Mixture(replay={"wbe": 0.1}).parts({"own": 10, "web": 10})
+    with pytest.raises(MismatchError, match="source 'web' is to be replayed but has no tokens"):
+        Mixture(replay={"web": 0.1}).parts({"own": 10, "web": 0})
+    with pytest.raises(MismatchError, match="no source has any tokens"):
+        Mixture(replay={"web": 0.1}).parts({"own": 0, "web": 10})

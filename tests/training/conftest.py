@@ -22,6 +22,8 @@ from headwater.training.config import Train
 torch.set_num_threads(1)
 
 VOCABULARY = 64
+PLAIN = {"precision": "fp32", "compile": "off", "attention": "blocks"}
+"""How the tests compute where speed is not their matter: nothing is measured."""
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def settings() -> MakeSettings:
 
 def make_settings(**changes: Any) -> Train:
     """20 steps of 4 rows of 32 tokens, uncompiled."""
-    small = {"steps": 20, "sequence_length": 32, "batch_tokens": 128, "compile": "off", "precision": "fp32"}
+    small = {"steps": 20, "sequence_length": 32, "batch_tokens": 128, "speed": PLAIN}
     quick = {"validate_every": 0, "validation_tokens": 256, "checkpoint_interval": 0, "mixture": {"max_epochs": 1000}}
     return Train.model_validate(small | quick | {"schedule": {"use": "wsd", "warmup_steps": 2}} | changes)
 

@@ -19,7 +19,7 @@ from headwater.model import checkpoint
 from headwater.training import train as training
 from headwater.training.train import Run, train
 
-from .conftest import make_world
+from .conftest import PLAIN, make_world
 
 HASHED = ("weights.safetensors", "training.safetensors")
 
@@ -67,7 +67,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import make_settings, workspace
+from conftest import PLAIN, make_settings, workspace
 from headwater.model import checkpoint
 from headwater.training import train
 
@@ -344,10 +344,10 @@ def test_a_source_without_enough_held_out_text_is_warned_of(settings, out, tmp_p
 @pytest.mark.slow
 def test_where_compiling_fails_training_goes_on_without(world, settings, out, tmp_path):
     with config_without_compiler():
-        counts = train(settings(compile="auto"), world, out)
+        counts = train(settings(speed=PLAIN | {"compile": "auto"}), world, out)
     assert any("compiling failed, training goes on without it" in warning for warning in out.warnings)
     plain = type(out)(tmp_path / "plain", out.machine)
-    train(settings(compile="off"), world, plain)
+    train(settings(), world, plain)
     assert hashes(out.folder) == hashes(plain.folder)
     assert counts["compiled"] is False
 
@@ -356,12 +356,12 @@ COMPILED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import make_settings, workspace
+from conftest import PLAIN, make_settings, workspace
 from headwater.training.train import train
 world = Path(sys.argv[2])
 inputs = {"tokens": world / "encode", "checkpoint": world / "initialize"}
 out = workspace(world / "store" / sys.argv[3])
-train(make_settings(compile="on"), inputs, out)
+train(make_settings(speed=PLAIN | {"compile": "on"}), inputs, out)
 assert not out.warnings, out.warnings
 """
 
@@ -370,7 +370,7 @@ assert not out.warnings, out.warnings
 def test_compiled_training_is_the_same_and_survives_a_broken_cache(world, settings, out, tmp_path):
     script = [sys.executable, "-c", COMPILED, str(Path(__file__).parent), str(tmp_path)]
     subprocess.run([*script, "first"], check=True, timeout=300)
-    train(settings(compile="off"), world, out)
+    train(settings(), world, out)
     losses = [
         read_metrics(folder / "metrics.jsonl")[19]["loss"] for folder in (tmp_path / "store" / "first", out.folder)
     ]
@@ -382,7 +382,7 @@ def test_compiled_training_is_the_same_and_survives_a_broken_cache(world, settin
     subprocess.run([*script, "second"], check=True, timeout=300)
     assert hashes(tmp_path / "store" / "first") == hashes(tmp_path / "store" / "second")
     with config_without_compiler(), pytest.raises(TrainingError, match="compiling failed"):
-        train(settings(compile="on"), world, type(out)(tmp_path / "on", out.machine))
+        train(settings(speed=PLAIN | {"compile": "on"}), world, type(out)(tmp_path / "on", out.machine))
 
 
 def config_without_compiler():
@@ -400,7 +400,7 @@ def test_only_the_last_checkpoints_are_kept(world, settings, out):
 
 def test_bf16_learns_too(world, settings, out):
     quick = {"steps": 8, "optimizer": {"use": "adamw", "learning_rate": 0.01}}
-    counts = train(settings(precision="bf16", **quick), world, out)
+    counts = train(settings(speed=PLAIN | {"precision": "bf16"}, **quick), world, out)
     assert counts["precision"] == "bf16"
     assert counts["final_loss"] < counts["initial_loss"] - 0.3
 

@@ -19,7 +19,7 @@ def test_it_measures_whole_documents_and_weighs_the_total_by_their_bytes(setting
     world = make_world(tmp_path, held_out={"up": 3, "down": 40})
     shares = {"up": 3, "down": 1}
     model, _ = load_model(world["checkpoint"] / "checkpoint")
-    found = Validation(settings(validation_tokens=500), world["tokens"], shares, out)(model, "cpu")
+    found = Validation(settings(validation_tokens=500), world["tokens"], shares, 4, out)(model, "cpu")
     losses, bits, sizes = {}, {}, {}
     for name in shares:
         source = TokenFolder(world["tokens"]).source(name, "held_out")

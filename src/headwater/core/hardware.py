@@ -242,12 +242,13 @@ def tensor_device(machine: Machine) -> str:
 def measure_peak_flops_per_second(device: str, precision: Literal["fp32", "bf16"], seconds: float = 0.6) -> float:
     """Measure the rate of square matrix products [FLOP/s]: what MFU is a share of.
 
-    The best of several short trials, because a busy machine only ever makes a trial slower.
+    The best of many short trials, because a busy machine only ever makes a trial slower, and a trial of 1 ms fits
+    between two turns of other programs.
     """
     import torch
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    size = 1024 if device == "cpu" else 8192
+    size = 512 if device == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty(size, size, device=device, dtype=dtype)
 
@@ -263,6 +264,24 @@ def measure_peak_flops_per_second(device: str, precision: Literal["fp32", "bf16"
     while time.perf_counter() < end:
         best = min(best, trial())
     return 2 * size**3 / best
+
+
+def fast_fp32_products() -> bool:
+    """Have torch multiply fp32 matrices by oneDNN where that is true fp32; says whether it does.
+
+    torch's "medium" allows bf16 inside, which oneDNN uses on processors with AMX; on others it computes in fp32, and
+    faster than MKL does on AMD. So the error decides.
+    """
+    import torch
+
+    a = torch.linspace(-1, 1, 256 * 256).view(256, 256).sin()
+    exact = a.double() @ a.double()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    if float((a @ a - exact).abs().max()) < 1e-4 * float(exact.abs().max()):  # bf16: about 4e-3
+        return True
+    torch.set_float32_matmul_precision(before)
+    return False
 
 
 def git_commit(folder: Path) -> str | None:

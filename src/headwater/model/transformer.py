@@ -14,17 +14,25 @@ is cast where it is used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its name everywhere
+from torch.nn.attention import flex_attention as flex
+from torch.nn.attention.flex_attention import BlockMask
+from torch.utils.checkpoint import checkpoint
 
 from headwater.model.config import ModelConfig
 
 CHUNK_LOGITS = 1 << 22
 """Logits computed at a time (16 MB in fp32, half of a server core's share of cache). Source: a prototype
 on another processor, within 3 % from 2^21 to 2^24; see docs/lab-notes.md."""
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+AttentionKernel = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
+"""Queries [B, T, H, E], keys and values [B, T, K, E] and where documents begin [B, T] -> mixed values [B, T, H, E]."""
 
 
 class KVCache:
@@ -119,9 +127,14 @@ class Attention(nn.Module):
         self.out = Linear(config.num_heads * config.head_size, config.hidden_size, config.bias)
         self.q_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else None
+        self.mix: AttentionKernel = BlockAttention()
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor] | None, start_BT: Tensor | None, cache: KVCache | None
+        self,
+        x_BTD: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        start_BT: Tensor | BlockMask | None,
+        cache: KVCache | None,
     ) -> Tensor:
         """Mix each position's vector from those that it may attend to [B, T, D]."""
         B, T, _ = x_BTD.shape
@@ -133,7 +146,7 @@ class Attention(nn.Module):
             q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
         seen = None if cache is None else cache.extend(self.layer, k_BTKE, v_BTKE)
         if cache is None or seen is None or not cache.length:  # these positions are all there are
-            y_BTHE = block_causal_attention(q_BTHE, k_BTKE, v_BTKE, start_BT)
+            y_BTHE = self.mix(q_BTHE, k_BTKE, v_BTKE, start_BT)
         else:
             y_BTHE = cached_attention(q_BTHE, *seen, cache.first_B)
         return self.out(y_BTHE.flatten(2))
@@ -175,7 +188,7 @@ class Block(nn.Module):
         self,
         x_BTD: Tensor,
         rope: tuple[Tensor, Tensor] | None,
-        start_BT: Tensor | None = None,
+        start_BT: Tensor | BlockMask | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """The residual stream after this layer [B, T, D]."""
@@ -190,6 +203,8 @@ class Transformer(nn.Module):
         config: its shape.
         compute_dtype: the type in which a forward pass computes; None is the type of the weights.
         softmax_loss: the function that turns a chunk of logits into loss and gradient; may be compiled.
+        mix: the function of attention, see `set_attention`.
+        recompute: compute each block again in the backward pass instead of keeping its activations.
     """
 
     rope_cos: Tensor
@@ -200,12 +215,14 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.softmax_loss: SoftmaxLoss = softmax_loss
+        self.recompute = False
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.positions == "learned"
         self.positions = nn.Embedding(config.context_length, config.hidden_size) if learned else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = norm(config)
         self.head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size)
+        self.set_attention(BlockAttention())
         self.reset_buffers()
 
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
@@ -215,6 +232,12 @@ class Transformer(nn.Module):
         cos, sin = rope_tables(self.config, device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
+
+    def set_attention(self, mix: AttentionKernel) -> None:
+        """Choose by which of the functions below training mixes values."""
+        self.mix = mix
+        for block in self.blocks:
+            cast("Block", block).attention.mix = mix
 
     @property
     def head_weight(self) -> Tensor:
@@ -246,8 +269,12 @@ class Transformer(nn.Module):
         rope = None
         if self.positions is None:
             rope = self.rope_cos[places].to(x_BTD.dtype), self.rope_sin[places].to(x_BTD.dtype)
+        mask = flex_mask(start_BT) if start_BT is not None and self.mix is flex_attention else start_BT
         for block in self.blocks:
-            x_BTD = block(x_BTD, rope, start_BT, cache)
+            if self.recompute and torch.is_grad_enabled():
+                x_BTD = checkpoint(block, x_BTD, rope, mask, cache, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, rope, mask, cache)
         if cache is not None:
             cache.length = end
         return self.norm(x_BTD)
@@ -327,47 +354,182 @@ def document_starts(documents_BT: Tensor) -> Tensor:
 
 
 def attention_block(length: int) -> int:
-    """Query rows handled at a time: a quarter of the sequence, 64 to 512.
+    """Query rows handled at a time where nothing was measured: half of the sequence, 64 to 256.
 
-    Source: the best sizes of a prototype for 256, 512 and 1024 tokens, in bf16 on one processor; see docs/lab-notes.md.
+    Source: at 256, 512 and 1024 tokens blocks of 128 and 256 were within 3 %; see docs/lab-notes.md.
     """
-    return min(max(length // 4, 64), 512)
+    return min(max(length // 2, 64), 256)
 
 
-def block_causal_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, start_BT: Tensor | None) -> Tensor:
-    """Causal attention within documents, block of queries by block, skipping the keys that lie after a block.
-
-    Written out, because a compiler fuses scale, mask and softmax: a prototype in bf16 on a CPU was 2 to 3 times as fast
-    as `scaled_dot_product_attention`. Query heads that share a key head are rows of the same matrix product.
+def tile_softmax(scores_RKTGS: Tensor, start_RT: Tensor | None, scale: float, dtype: torch.dtype) -> Tensor:
+    """Weights of attention of a tile's T queries to its S keys, the last T of which stand at the queries' places.
 
     Args:
-        q_BTHE: queries.
-        k_BTKE: keys.
-        v_BTKE: values.
-        start_BT: where each token's document begins; None when each row is one document.
-
-    Returns:
-        The mixed values [B, T, H, E].
+        scores_RKTGS: products of R rows' queries and keys.
+        start_RT: number of the first key that each query may see, negative when all; None when all may.
+        scale: what to multiply the scores by.
+        dtype: number format of the result.
     """
-    B, T, H, E = q_BTHE.shape
-    K = k_BTKE.shape[2]
-    G = H // K
-    # from here on, rows of one matrix are (position, head of the group), and one matrix stands for one (row, kv head)
-    q = q_BTHE.view(B, T, K, G, E).transpose(1, 2).reshape(B * K, T * G, E)
-    k, v = (x.transpose(1, 2).reshape(B * K, T, E) for x in (k_BTKE, v_BTKE))
-    position_T = torch.arange(T, device=q.device, dtype=torch.int32)
-    size = attention_block(T)
-    pieces: list[Tensor] = []
-    for begin in range(0, T, size):
-        end = min(begin + size, T)
-        scores = torch.bmm(q[:, begin * G : end * G], k[:, :end].mT).view(B, K, end - begin, G, end).float() * E**-0.5
-        masked = position_T[:end] > position_T[begin:end, None]
-        if start_BT is not None:
-            masked = masked | (position_T[:end] < start_BT[:, begin:end, None])
-            masked = masked[:, None]
-        weights = scores.masked_fill(masked[..., None, :], float("-inf")).softmax(dim=-1).to(v.dtype)
-        pieces.append(torch.bmm(weights.view(B * K, -1, end), v[:, :end]))
-    return torch.cat(pieces, dim=1).view(B, K, T, G, E).transpose(1, 2).reshape(B, T, H, E)
+    T, S = scores_RKTGS.shape[2], scores_RKTGS.shape[4]
+    key_S = torch.arange(S, device=scores_RKTGS.device, dtype=torch.int32)
+    query_T = torch.arange(T, device=scores_RKTGS.device, dtype=torch.int32) + (S - T)
+    masked = key_S > query_T[:, None, None]
+    if start_RT is not None:
+        masked = masked | (key_S < start_RT[:, None, :, None, None])
+    return (scores_RKTGS.float() * scale).masked_fill(masked, float("-inf")).softmax(dim=-1).to(dtype)
+
+
+def tile_softmax_gradient(weights: Tensor, gradient: Tensor, scale: float) -> Tensor:
+    """Gradient of a tile's products, from its weights and their gradient [..., S]."""
+    share = weights.float() * gradient.float()
+    return ((share - weights.float() * share.sum(dim=-1, keepdim=True)) * scale).to(weights.dtype)
+
+
+def _uncompiled(function: Function) -> Function:
+    """Keep torch.compile out of a function that loops over documents: each batch has its own."""
+    return cast("Function", torch.compiler.disable(function))
+
+
+class BlockAttention:
+    """Causal attention within documents, tile by tile: a block of queries, and the keys that one of them may see.
+
+    Keys after a block are skipped, and so are those before the first document of a block: the cost follows the lengths
+    of documents. Written out, because a compiler fuses scale, mask and softmax: a prototype in bf16 on a CPU was 2 to 3
+    times as fast as `scaled_dot_product_attention`. Query heads that share a key head are rows of the same product.
+    """
+
+    def __init__(
+        self,
+        size: int = 0,
+        softmax: Callable[..., Tensor] = tile_softmax,
+        softmax_gradient: Callable[..., Tensor] = tile_softmax_gradient,
+    ) -> None:
+        """Choose a block's size, 0 for one that fits the sequence, and the two functions, which may be compiled."""
+        self.size = size
+        self.softmax = softmax
+        self.softmax_gradient = softmax_gradient
+
+    def tiles(self, start_BT: Tensor | None, rows: int, length: int) -> list[tuple[slice, int, int, int]]:
+        """Cut the attention of a batch: rows, first key, first query, end of the queries (and keys).
+
+        Neighbouring rows whose blocks begin at the same key share a tile.
+        """
+        size = self.size or attention_block(length)
+        begins = range(0, length, size)
+        # documents only ever begin later, so what a block's first query may see is where the block's keys begin
+        keys = [[0] * len(begins)] * rows if start_BT is None else (start_BT[:, ::size] // size * size).tolist()
+        tiles = []
+        for column, begin in enumerate(begins):
+            first = 0
+            for row in range(1, rows + 1):
+                if row == rows or keys[row][column] != keys[first][column]:
+                    tiles.append((slice(first, row), keys[first][column], begin, min(begin + size, length)))
+                    first = row
+        return tiles
+
+    @_uncompiled
+    def __call__(self, q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, start_BT: Tensor | None) -> Tensor:
+        """Mix the values by attention.
+
+        Args:
+            q_BTHE: queries.
+            k_BTKE: keys.
+            v_BTKE: values.
+            start_BT: where each token's document begins; None when each row is one document.
+
+        Returns:
+            The mixed values [B, T, H, E].
+        """
+        return _Tiles.apply(q_BTHE, k_BTKE, v_BTKE, start_BT, self)  # type: ignore[return-value]  # apply() is untyped
+
+
+def library_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, start_BT: Tensor | None) -> Tensor:
+    """The same by torch's own kernels, which see the whole square of positions where a row has several documents."""
+    q, k, v = (x.transpose(1, 2) for x in (q_BTHE, k_BTKE, v_BTKE))
+    seen = None
+    if start_BT is not None:
+        position_T = torch.arange(q.shape[2], device=q.device, dtype=torch.int32)
+        seen = ((position_T <= position_T[:, None]) & (position_T >= start_BT[..., None]))[:, None]
+    y = F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None, enable_gqa=q.shape[1] != k.shape[1])
+    return y.transpose(1, 2)
+
+
+def flex_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, mask: BlockMask | None) -> Tensor:
+    """The same on a GPU, in compiled code: tiles that a mask leaves empty are skipped.
+
+    Source: FlexAttention (Dong et al. 2024, arXiv:2412.05496); it has no gradient on processors (torch 2.13).
+    """
+    if mask is None:
+        return library_attention(q_BTHE, k_BTKE, v_BTKE, None)  # the flash kernel
+    q, k, v = (x.transpose(1, 2) for x in (q_BTHE, k_BTKE, v_BTKE))
+    y = flex.flex_attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    return y.transpose(1, 2)  # type: ignore[union-attr]  # a tuple only when asked for more
+
+
+def flex_mask(start_BT: Tensor) -> BlockMask:
+    """Which keys each query may see, as FlexAttention wants to know it."""
+    B, T = start_BT.shape
+
+    def seen(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (key >= start_BT[row, query])
+
+    return flex.create_block_mask(seen, B, None, T, T, device=start_BT.device)
+
+
+class _Tiles(torch.autograd.Function):
+    """The arithmetic of BlockAttention. Rows of a matrix are (position, head of the group), one for each (row, kv head)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, start_BT: Tensor | None, attention: BlockAttention
+    ) -> Tensor:
+        B, T, K, E = k_BTKE.shape
+        G = q_BTHE.shape[2] // K
+        q, k, v = _grouped(q_BTHE, K), _grouped(k_BTKE, K), _grouped(v_BTKE, K)
+        y = torch.empty_like(q)
+        tiles = attention.tiles(start_BT, B, T)
+        kept = []
+        for rows, key, begin, end in tiles:
+            r, queries = slice(rows.start * K, rows.stop * K), slice(begin * G, end * G)
+            scores = torch.bmm(q[r, queries], k[r, key:end].mT).view(-1, K, end - begin, G, end - key)
+            starts = None if start_BT is None else start_BT[rows, begin:end] - key
+            weights = attention.softmax(scores, starts, E**-0.5, v.dtype).view(-1, (end - begin) * G, end - key)
+            y[r, queries] = torch.bmm(weights, v[r, key:end])
+            kept.append(weights)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.attention, ctx.tiles, ctx.kv_heads = attention, tiles, K
+        return _ungrouped(y, K, T)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, *kept = ctx.saved_tensors
+        K, T, E = ctx.kv_heads, k.shape[1], k.shape[2]
+        G = q.shape[1] // T
+        dy, dq = _grouped(gradients[0], K), torch.empty_like(q)
+        dk, dv = torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
+        for (rows, key, begin, end), weights in zip(ctx.tiles, kept, strict=True):
+            r, queries = slice(rows.start * K, rows.stop * K), slice(begin * G, end * G)
+            dweights = torch.bmm(dy[r, queries], v[r, key:end].mT)
+            dscores = ctx.attention.softmax_gradient(weights, dweights, E**-0.5)
+            dq[r, queries] = torch.bmm(dscores, k[r, key:end])
+            dk[r, key:end] += torch.bmm(dscores.mT, q[r, queries])
+            dv[r, key:end] += torch.bmm(weights.mT, dy[r, queries])
+        dk, dv = dk.to(k.dtype), dv.to(v.dtype)
+        return _ungrouped(dq, K, T), _ungrouped(dk, K, T), _ungrouped(dv, K, T), None, None
+
+
+def _grouped(x_BTHE: Tensor, kv_heads: int) -> Tensor:
+    """One matrix of (position, head of the group) rows for each (row, kv head)."""
+    B, T, H, E = x_BTHE.shape
+    x = x_BTHE.reshape(B, T, kv_heads, H // kv_heads, E).transpose(1, 2)
+    return x.reshape(B * kv_heads, T * (H // kv_heads), E)
+
+
+def _ungrouped(x: Tensor, kv_heads: int, length: int) -> Tensor:
+    """Back from `_grouped` to [B, T, H, E]."""
+    E = x.shape[-1]
+    x = x.view(-1, kv_heads, length, x.shape[1] // length, E).transpose(1, 2)
+    return x.reshape(x.shape[0], length, -1, E)
 
 
 def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, first_B: Tensor | None = None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from headwater.core.config import Config
 from headwater.core.units import Count, Seconds, Tokens
@@ -66,6 +66,28 @@ Optimizer = Annotated[AdamW | Muon, Field(discriminator="use")]
 """How gradients change weights."""
 
 
+class Speed(Config):
+    """How the arithmetic of training is done. What is `auto` is chosen by a race of some seconds at the start.
+
+    The winner is kept in the store for the next run of the same model on the same machine, and in each checkpoint, so
+    that a resumed run computes as before. The loss is compared with that of plain fp32 arithmetic.
+    """
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the arithmetic; weights and optimizer stay fp32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Translate a block to machine code first. `auto` goes on without it, with a warning, where that fails."""
+    attention: Literal["auto", "blocks", "library"] = "auto"
+    """`blocks`: tile by tile, only keys of the same document; `library`: torch's scaled_dot_product_attention."""
+    activations: Literal["keep", "recompute"] = "keep"
+    """`recompute` keeps only the input of each block for the backward pass: much less memory, a third more arithmetic.
+    Source: Chen et al. 2016 (arXiv:1604.06174)."""
+
+
+def _auto(value: object) -> object:
+    return {} if value == "auto" else value
+
+
 class Train(Config):
     """How the weights are trained. Set exactly one of `steps`, `total_tokens` and `budget`, or `total_tokens` of each phase."""
 
@@ -82,17 +104,15 @@ class Train(Config):
     begins when the time left is its share. How many steps that makes depends on the machine; training ends earlier,
     with a warning, where it would see a source more often than the mixture allows."""
     micro_batch_sequences: int = Field(default=0, ge=0)
-    """Rows of one forward and backward pass, a divisor of those of a batch; 0 takes as many as make 4,096 tokens."""
+    """Rows of one forward and backward pass, a divisor of those of a batch; 0 chooses among sizes of 1,024 to 8,192 tokens (`speed`)."""
     optimizer: Optimizer = Muon(use="muon")
     """How gradients change weights."""
     schedule: Schedule = WarmupStableDecay(use="wsd")
     """How the learning rate goes over the run."""
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient of all weights together; 0 does not clip."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the arithmetic; weights and optimizer stay fp32. `auto` measures both and takes the faster."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Translate the model to machine code first. `auto` goes on without it, with a warning, where that fails."""
+    speed: Annotated[Speed, BeforeValidator(_auto)] = Speed()
+    """How the arithmetic is done; `auto` measures everything at the start."""
     mixture: Mixture = Mixture()
     """What share of the training tokens comes from each source."""
     packing: Packing = Concatenate(use="concatenate")
@@ -172,13 +192,11 @@ class Train(Config):
 
     @property
     def micro_batch(self) -> int:
-        """Rows of one forward and backward pass, resolved, for a single rank."""
-        return self.micro_batch_of(self.batch_sequences)
-
-    def micro_batch_of(self, rows: int) -> int:
-        """Rows of one forward and backward pass of a rank that has `rows` rows of each batch.
+        """Rows of one forward and backward pass with which the race of `speed` begins: as many as make 4,096 tokens.
 
         Source: a prototype on one core: 1,024, 2,048 and 4,096 tokens were within 8 %; see docs/lab-notes.md.
         """
         most = self.micro_batch_sequences or max(4096 // self.sequence_length, 1)
-        return max(count for count in range(1, rows + 1) if count <= most and not rows % count)
+        return max(
+            rows for rows in range(1, self.batch_sequences + 1) if rows <= most and not self.batch_sequences % rows
+        )

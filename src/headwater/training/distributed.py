@@ -189,8 +189,9 @@ class Team(OneRank):
             model: what is trained.
             example: one micro-batch as it will come.
         """
-        self._loss = model.loss
-        if self.ranks > 1:
+        if self.ranks == 1:
+            self._loss = model.loss
+        elif self._ddp is None:
             self._loss = self._ddp = DistributedDataParallel(_Loss(model))
             self._ddp.register_comm_hook(self, _average)
             # The buckets of gradients are laid out anew after the first backward pass. Have that behind us: with three

@@ -259,8 +259,8 @@ class PhasedBatches:
 
 
 def shape(stretch: Stretch) -> tuple[int, int]:
-    """Rows and tokens of a micro-batch: what code is compiled for."""
-    return stretch.settings.micro_batch, stretch.settings.sequence_length
+    """Rows of a batch and tokens of a row: what code is compiled for."""
+    return stretch.settings.batch_sequences, stretch.settings.sequence_length
 
 
 def introduction(stretch: Stretch) -> str:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -25,7 +26,7 @@ from headwater.model.moments import PREFIX
 from headwater.model.transformer import Transformer
 from headwater.tokens.loader import Batch
 from headwater.tokens.shards import TokenFolder
-from headwater.training import parallel
+from headwater.training import parallel, speed
 from headwater.training.alarms import (
     SPIKE_STEPS,
     STUCK_SHARE,
@@ -107,24 +108,25 @@ class Run:
             "alarms": [],
             "noise_scale": None,
             "best": None,
-            "precision": None,
-            "compiled": None,
+            "speed": {},  # how it computes rows of each shape, to be kept
             "forgetting": {},
         } | resumed
-        self._set_up()
-        self._first_weights = inputs["checkpoint"] / "checkpoint"
-        tensors = self._load(newest or self._first_weights, resuming=newest is not None)
         self.batches = PhasedBatches(inputs["tokens"], settings)
         for stretch in self.batches.stretches:
             team.check_batch(stretch.settings.batch_sequences)
-        check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         self.stretch = self.batches.stretch(self.steps_done)
+        self.device = parallel.set_up(out, self.state["speed"].get(self._shape(self.stretch.settings)))
+        self._first_weights = inputs["checkpoint"] / "checkpoint"
+        tensors = self._load(newest or self._first_weights, resuming=newest is not None)
+        check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         adapt(self.model, self.stretch)
         self.most_steps, self.scarcest = most_steps(self.batches)
         self._introduce()
+        self._prepare()
         self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype, team)
         shares = settings.mixture.parts(self.batches.tokens)
-        self.validation = Validation(settings, inputs["tokens"], shares, out, team)
+        rows = self.state["speed"].get(self._shape(settings), {}).get("micro_batch", self.micro_batch)
+        self.validation = Validation(settings, inputs["tokens"], shares, rows, out, team)
         self._watch()
         self.alarms = Alarms(self.model, self.state, out, team.sum)
         self.noise_scale = NoiseScale(self.state)
@@ -136,55 +138,58 @@ class Run:
         self.trackers = Trackers(out, self.steps_done, settings.model_dump(mode="json")) if team.leads else None
         self._validated: tuple[int, dict[str, Any]] = -1, {}
         self._logged = self.steps_done, self.state["seconds_training"]
-        self._compile()
         self._clock = time.perf_counter()
 
     def _load(self, folder: Path, resuming: bool) -> dict[str, Tensor]:
         """Load the model, spread over the ranks where they share it; returns the tensors to resume from."""
-        team, arithmetic = self.team, self.arithmetic
+        team = self.team
         if not team.sharded:
-            self.model, self.start = checkpoint.load_model(folder, arithmetic.device)
+            self.model, self.start = checkpoint.load_model(folder, self.device)
             return checkpoint.load_training(folder)[0] if resuming else {}
+        dtype = speed.unraced(self.stretch.settings, self.device).dtype
         if not checkpoint.sharded_sizes(folder):
             self.model, self.start = checkpoint.load_model(
-                folder, arithmetic.device, spread=lambda model: team.spread(model, arithmetic.dtype), part=team.part
+                folder, self.device, spread=lambda model: team.spread(model, dtype), part=team.part
             )
             return checkpoint.load_training(folder)[0] if resuming else {}
         self.start = checkpoint.read_info(folder)
         with torch.device("meta"):
             self.model = Transformer(self.start.config)
-        team.spread(self.model, arithmetic.dtype)
-        self.model.to_empty(device=arithmetic.device)
-        self.model.reset_buffers(arithmetic.device)
+        team.spread(self.model, dtype)
+        self.model.to_empty(device=self.device)
+        self.model.reset_buffers(self.device)
         return team.read_parts(folder, dict(self.model.named_parameters()))
 
-    def _set_up(self) -> None:
-        """Prepare this process; the number format is the one that rank 0 finds best."""
-        settings, team = self.settings, self.team
-        if team.leads:
-            self.arithmetic = parallel.set_up(settings, self.out, self.state["precision"])
-        precision: parallel.Precision | None = team.agree(self.arithmetic.precision if team.leads else None)
-        if not team.leads:
-            self.arithmetic = parallel.set_up(settings, self.out, precision)
-        self.state["precision"] = precision
-        self.peak_flops_per_second = team.sum(self.arithmetic.peak_flops_per_second)[0]
+    def _share_of(self, settings: Train) -> Train:
+        """Settings as they are for this rank's share of each batch."""
+        return settings.model_copy(update={"batch_tokens": settings.batch_tokens // self.team.ranks})
 
-    def _compile(self) -> None:
-        """Compile for the shape of this phase's rows; rank 0 first, so that the others find its compiled code."""
-        example = self._micro_batches(self._batch())[0]
-        first = self.team.leads or self.team.sharded  # a rank that holds a part cannot compute alone
-        if not first:
-            self.team.wait()
-        seconds = parallel.prepare(self.model, self.settings, self.arithmetic, example, self.out)
-        if first:
-            self.team.wait()
-        self.state["seconds_compiling"] += seconds
-        if self.state["compiled"] not in (None, seconds > 0):
-            self.out.warn(
-                "the run was begun with compiled code and goes on without, or the other way round: not bit-exact"
-            )
-        self.state["compiled"] = seconds > 0
-        self.team.wrap(self.model, example)
+    def _shape(self, settings: Train) -> str:
+        """The shape of this rank's rows under some settings."""
+        return f"{self._share_of(settings).batch_sequences} x {settings.sequence_length}"
+
+    def _prepare(self) -> None:
+        """Choose how rows of this phase's shape are computed, and compile for it.
+
+        Rank 0 races and compiles first; the others compute as it does, and find its compiled code. Where each holds only
+        a part of the weights nobody can compute alone: nothing is raced.
+        """
+        start, settings, chosen = time.perf_counter(), self._share_of(self.stretch.settings), self.state["speed"]
+        key, team = self._shape(self.stretch.settings), self.team
+        if chosen and key not in chosen:  # a later phase, or other ranks: number format and attention stay as they are
+            settings = speed.only_rows(settings, next(iter(chosen.values())))
+        if team.sharded and key not in chosen:
+            chosen[key] = asdict(speed.unraced(settings, self.device))
+        rows = self._on_device(self._batch())
+        if team.leads or team.sharded:
+            self.arithmetic = parallel.prepare(self.model, settings, self.device, rows, self.out, chosen.get(key))
+        chosen[key] = team.agree(asdict(self.arithmetic.choice) if team.leads else None)
+        if not (team.leads or team.sharded):
+            self.arithmetic = parallel.prepare(self.model, settings, self.device, rows, self.out, chosen[key])
+        self.peak_flops_per_second = team.sum(self.arithmetic.peak_flops_per_second)[0]
+        tokens, targets, documents = (part[: self.micro_batch] for part in rows)
+        team.wrap(self.model, (tokens, targets, documents))
+        self.state["seconds_compiling"] += time.perf_counter() - start
 
     def _watch(self) -> None:
         """Begin to watch what the model knew before."""
@@ -203,6 +208,11 @@ class Run:
     def steps_done(self) -> int:
         """Updates so far."""
         return self.state["steps_done"]
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of one forward and backward pass."""
+        return self.arithmetic.choice.micro_batch
 
     @property
     def finished(self) -> bool:
@@ -299,9 +309,10 @@ class Run:
             "ranks": self.team.ranks,
             "flops_per_token": flops,
             "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length, mean over phases",
-            "precision": self.arithmetic.precision,
-            "device": self.arithmetic.device,
-            "compiled": self.state["compiled"],
+            "precision": self.arithmetic.choice.precision,
+            "device": self.device,
+            "compiled": self.arithmetic.choice.compiled,
+            "speed": self.state["speed"],
             "parameters": self.model.config.parameters(),
             "seconds_training": seconds,
             "seconds_validating": self.state["seconds_validating"],
@@ -385,7 +396,7 @@ class Run:
         self.out.note(f"step {self.steps_done:,}: phase '{stretch.name}' begins: {introduction(stretch)}")
         if shape(before) != shape(stretch):
             self._tick("training")
-            self._compile()
+            self._prepare()
             self._clock = time.perf_counter()
 
     def _flops(self) -> float:
@@ -397,7 +408,7 @@ class Run:
 
     def _gradient(self, batch: Batch) -> tuple[float, float]:
         """Forward and backward over the micro-batches of a batch: mean loss, and norm of the gradient."""
-        loss = torch.zeros((), device=self.arithmetic.device)
+        loss = torch.zeros((), device=self.device)
         # the mean over ranks of what each adds up is the mean over all targets that count
         counted = self.batches.counted_targets(self.steps_done) / self.team.ranks
         parts = self._micro_batches(batch)
@@ -428,10 +439,12 @@ class Run:
 
     def _micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
         """This rank's rows of a batch, as parts of equal size."""
-        size = self.stretch.settings.micro_batch_of(len(batch.tokens))
-        whole = (torch.from_numpy(array).to(self.arithmetic.device) for array in batch)
-        tokens, targets, documents = (tensor.split(size) for tensor in whole)
+        tokens, targets, documents = (tensor.split(self.micro_batch) for tensor in self._on_device(batch))
         return list(zip(tokens, targets, documents, strict=True))
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, targets, documents = (torch.from_numpy(array).to(self.device) for array in batch)
+        return tokens, targets, documents
 
     def _nonfinite(self, loss: float, norm: float) -> None:
         """Leave out an update whose loss or gradient is not finite; stop when it happens too often."""
@@ -486,7 +499,7 @@ class Run:
     def _validate(self) -> bool:
         """Measure on held-out documents; says whether the loss is the lowest so far."""
         self._tick("training")
-        values = self.validation(self.model, self.arithmetic.device)
+        values = self.validation(self.model, self.device)
         self._track(values)
         total = values["validation_loss"].get("total")
         best = total is not None and (self.state["best"] is None or total < self.state["best"]["loss"])

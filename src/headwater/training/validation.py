@@ -26,6 +26,7 @@ class Validation:
         settings: Train,
         tokens: Path,
         shares: Mapping[str, int],
+        rows: int,
         out: Workspace,
         team: Team | None = None,
     ) -> None:
@@ -35,11 +36,12 @@ class Validation:
             settings: how many tokens, in rows of which length.
             tokens: folder of the stage encode.
             shares: how the training rows are shared out between the sources.
+            rows: how many of them at a time: as many as in training.
             out: told of sources that have too little to measure.
             team: the ranks that share the work.
         """
         self._team = team or Team()
-        self._rows = settings.micro_batch_of(settings.batch_sequences // self._team.ranks)
+        self._rows = rows
         self._shares = dict(shares)
         self._sources: dict[str, HeldOutBatches] = {}
         folder = TokenFolder(tokens)
