@@ -1,7 +1,7 @@
 """The command line: argv to one call. The only module that knows the terminal.
 
 Exit codes: 0 ok; 1 a bug of Headwater (with a traceback); 2 something that the user can solve (one line per problem,
-then a hint); 130 stopped by the user. Data goes to standard output, log lines and progress bars to standard error.
+then a hint); 130 stopped by Ctrl-C, 143 by SIGTERM, as shells count. Data goes to standard output, log lines and progress bars to standard error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from headwater import __version__
 from headwater.core import hardware, log
-from headwater.core.errors import HeadwaterError, InputError
+from headwater.core.errors import HeadwaterError, InputError, Stopped
 from headwater.core.store import storage_error
 from headwater.core.units import format_bytes
 
@@ -131,15 +131,56 @@ def plan(
 
 
 @app.command
-def run(recipe: Recipe, /, *overrides: Overrides, until: Until = None) -> None:
+def run(
+    recipe: Recipe,
+    /,
+    *overrides: Overrides,
+    until: Until = None,
+    anew: Annotated[
+        bool, Parameter(negative="", help="Train from the start although settings of an unfinished training changed.")
+    ] = False,
+) -> None:
     """Run a recipe; what is finished already is not run again, what was stopped goes on where it was."""
     from headwater import flow
     from headwater.recipe import load
 
-    results = flow.run(load(recipe, *overrides), until)
+    results = flow.run(load(recipe, *overrides), until, anew)
+    if (launched := hardware.launch()) and launched.rank:
+        return  # the first process speaks for all
     if not results.ran:
         print("Nothing to do: every stage is done.")
     print_results(results, recipe)
+
+
+@app.command
+def launch(
+    recipe: Recipe,
+    /,
+    *overrides: Overrides,
+    to: Annotated[Literal["slurm", "skypilot"], Parameter(help="Kind of cluster.")],
+    nodes: Annotated[int, Parameter(help="Machines.")] = 1,
+    gpus_per_node: Annotated[int, Parameter(help="GPUs of each; 0 trains on processors.")] = 8,
+    accelerator: Annotated[str | None, Parameter(help="Kind of GPU, as the cluster names it.")] = None,
+    hours: Annotated[float, Parameter(help="Longest time of a SLURM job; it queues itself again.")] = 24.0,
+    partition: Annotated[str | None, Parameter(help="Part of the SLURM cluster.")] = None,
+    account: Annotated[str | None, Parameter(help="Who pays on the SLURM cluster.")] = None,
+    bucket: Annotated[str | None, Parameter(help="Bucket that SkyPilot mounts everywhere, for the store.")] = None,
+    spot: Annotated[bool, Parameter(negative="", help="SkyPilot's cheaper machines that may be taken away.")] = False,
+    out: Annotated[Path | None, Parameter(help="File to write; default: the recipe's name.")] = None,
+) -> None:
+    """Write a SLURM script or a SkyPilot task that runs a recipe with torchrun; nothing is submitted."""
+    from headwater import launch as launching
+    from headwater.recipe import load
+
+    loaded = load(recipe, *overrides)
+    cluster = launching.Cluster(nodes, gpus_per_node, accelerator, hours, partition, account, bucket, spot)
+    text = launching.launch(loaded.name, recipe, overrides, to, cluster)
+    path = out or Path(f"{loaded.name}.sbatch" if to == "slurm" else f"{loaded.name}.sky.yaml")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise storage_error(error, path) from None
+    print(f"{path}: look at it, then: {'sbatch' if to == 'slurm' else 'sky launch'} {path}")
 
 
 @app.command
@@ -432,9 +473,9 @@ def main(arguments: list[str] | None = None) -> None:
         complain([str(error).splitlines()[0]], "headwater --help")
     except HeadwaterError as error:
         complain(list(error.lines), error.hint)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         log.console.print("stopped; run the same command again to go on from here", markup=False)
-        raise SystemExit(130) from None
+        raise SystemExit(stop.exit_code if isinstance(stop, Stopped) else 130) from None
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
         raise SystemExit(0) from None
@@ -442,10 +483,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def complain(problems: list[str], hint: str) -> None:
     """Print what the user can solve, one line per problem and then a hint, and exit with code 2."""
-    for problem in problems:
-        log.console.print(problem, style="red", markup=False)
-    if hint:
-        log.console.print(f"hint: {hint}", markup=False)
+    if not ((launched := hardware.launch()) and launched.rank):  # of several ranks, the first speaks for all
+        for problem in problems:
+            log.console.print(problem, style="red", markup=False)
+        if hint:
+            log.console.print(f"hint: {hint}", markup=False)
     raise SystemExit(2) from None
 
 

@@ -11,12 +11,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from headwater.advice.delivery import Delivery, delivery
 from headwater.advice.estimate import Estimate, derived_model, estimate
+from headwater.core import hardware
 from headwater.core.config import Config
-from headwater.core.errors import HeadwaterError, InputError, RecipeError, StoreError
+from headwater.core.errors import HeadwaterError, InputError, MismatchError, RecipeError, StoreError
 from headwater.core.hardware import Machine, free_disk_bytes, share_processor
 from headwater.core.log import logger
 from headwater.core.stage import Stage, Step, Store, door, library_versions, perform, stage_named
@@ -64,6 +65,9 @@ LADDER = "headwater.training.ladder:ladder"
 
 TABLE = "headwater.training.phases:write_rows"
 
+FOLLOW, DISMISS = "headwater.training.follow:follow", "headwater.training.distributed:dismiss"
+"""What the other processes of a launch do, and how they are told that there is nothing more to do."""
+
 REPORT = Stage("report", "headwater.report:report", {stage.name: (stage.name,) for stage in FLOW})
 """The report reads whatever has been done."""
 
@@ -82,6 +86,8 @@ class Plan:
     """The model that will be made, if it is a new one."""
     derived: tuple[Derivation, ...] = ()
     """What of its shape follows from the dial."""
+    left_behind: tuple[Path, str] | None = None
+    """A training that was begun and has changed since: its unfinished folder, and what changed."""
 
     @property
     def waiting(self) -> tuple[Step, ...]:
@@ -222,7 +228,7 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     if until is not None:
         stages = stages[: stages.index(stage_named(stages, until)) + 1]
     folder = Path(recipe.machine.store)
-    store = Store(folder, _last_run(recipe))
+    store = Store(folder, _last_run(recipe), _last_run(recipe, BEGUN))
     hashes = HashMemory(folder / ".hashes.json")
     steps: dict[str, Step] = {}
     for stage in stages:
@@ -231,17 +237,41 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     if folder.is_dir():
         hashes.save()
     planned = list(steps.values())
-    costs = tuple(estimate(planned, folder))
-    return Plan(recipe, tuple(planned), costs, folder, delivery(planned, folder), *derived_model(planned))
+    training = steps.get("train")
+    left_behind = store.left_behind(training) if training and not training.partial.is_dir() else None
+    costs, taken = tuple(estimate(planned, folder)), delivery(planned, folder)
+    return Plan(recipe, tuple(planned), costs, folder, taken, *derived_model(planned), left_behind)
 
 
-def run(recipe: Recipe, until: str | None = None) -> Results:
+def run(recipe: Recipe, until: str | None = None, anew: bool = False) -> Results:
     """Run what a recipe still needs, and link its results in `runs/<name>/`.
+
+    Args:
+        recipe: what to run.
+        until: name of the last stage to run.
+        anew: begin training anew although one with other settings was begun and is not finished.
+
+    Under `torchrun` the first process does all this, and the others train with it.
 
     Raises:
         HeadwaterError: what the user can solve; finished stages stay finished, and the next run goes on from there.
     """
+    launched = hardware.launch()
+    if launched is None:
+        return _run(recipe, until, anew)
+    if launched.rank:
+        door(FOLLOW)()
+        return Results(recipe.name, Path(recipe.machine.runs) / recipe.name, {}, ())
+    try:
+        return _run(recipe, until, anew)
+    finally:
+        door(DISMISS)()
+
+
+def _run(recipe: Recipe, until: str | None, anew: bool) -> Results:
     planned = plan(recipe, until)
+    if planned.left_behind and not anew:
+        _refuse_change(*planned.left_behind)
     check_disk(planned)
     share_processor()
     logger.info("%s", planned.summary())
@@ -249,6 +279,7 @@ def run(recipe: Recipe, until: str | None = None) -> Results:
     for step in planned.steps:
         if not step.finished:
             logger.info("%s: %s", step.name, step.reason)
+            _remember(recipe, step, BEGUN)
             try:
                 manifest = perform(step, recipe.machine)
             except HeadwaterError:
@@ -420,16 +451,31 @@ def _sources(stage: Stage, steps: Mapping[str, Step]) -> dict[str, str]:
     return {role: names[0] for role, names in found.items() if names}
 
 
-def _last_run(recipe: Recipe) -> dict[str, str]:
-    path = Path(recipe.machine.runs) / recipe.name / "stages.json"
+def _refuse_change(partial: Path, changes: str) -> NoReturn:
+    """Do not silently begin anew what somebody believes to go on."""
+    saved = sorted((partial / "checkpoints").glob("step-*"))
+    done = f"after {saved[-1].name.replace('-', ' ')}" if saved else "before its first checkpoint"
+    raise MismatchError(
+        f"training was begun with other settings and stopped {done}: {changes}",
+        place=str(partial),
+        hint="set them back to go on from there, or say --anew to train from the start",
+    )
+
+
+LAST, BEGUN = "stages.json", "begun.json"
+"""Files of a run's folder: the folders of its finished stages, and of those that it began."""
+
+
+def _last_run(recipe: Recipe, file: str = LAST) -> dict[str, str]:
+    path = Path(recipe.machine.runs) / recipe.name / file
     try:
         return read_json(path) if path.is_file() else {}
     except HeadwaterError:
         return {}  # only used to say what changed
 
 
-def _remember(recipe: Recipe, step: Step) -> None:
-    path = Path(recipe.machine.runs) / recipe.name / "stages.json"
-    last = _last_run(recipe)
+def _remember(recipe: Recipe, step: Step, file: str = LAST) -> None:
+    path = Path(recipe.machine.runs) / recipe.name / file
+    last = _last_run(recipe, file)
     if last.get(step.name) != step.folder.name:
         write_json(path, {**last, step.name: step.folder.name})

@@ -39,6 +39,15 @@ def running(arguments: list[str], folder: Path, until: str) -> Iterator[subproce
         process.kill()
 
 
+def test_sigterm_saves_and_exits_with_143(tmp_path: Path, prose: Path) -> None:
+    with running(command(prose, *LONG), tmp_path, until="initial loss") as process:
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate()[1]
+        assert process.returncode == 143, said
+    assert "run again to go on" in said
+    assert list((tmp_path / "store").glob("train-*.partial/checkpoints/step-*/model.json"))
+
+
 def test_a_second_run_is_refused_and_ctrl_c_saves(tmp_path: Path, prose: Path) -> None:
     with running(command(prose, *LONG), tmp_path, until="initial loss") as first:
         second = subprocess.run(command(prose, *LONG), cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -51,6 +60,19 @@ def test_a_second_run_is_refused_and_ctrl_c_saves(tmp_path: Path, prose: Path) -
         assert said.splitlines()[-1] == "stopped; run the same command again to go on from here"
     partial = next((tmp_path / "store").glob("train-*.partial"))
     assert list((partial / "checkpoints").glob("step-*/model.json"))
+    changed = [*command(prose, *LONG), "train.optimizer.learning_rate=1e-3"]
+    refused = subprocess.run(changed, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2, refused.stderr
+    assert "training was begun with other settings and stopped after step " in refused.stderr
+    assert "optimizer.learning_rate 0.003 -> 0.001" in refused.stderr
+    assert "--anew" in refused.stderr
+    planned = [*changed[:3], "plan", *changed[4:]]
+    said = subprocess.run(planned, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+    assert f"changed since {partial.name} was begun (optimizer.learning_rate 0.003 -> 0.001)" in said
+    told = subprocess.run(
+        [*changed, "train.steps=2", "--anew"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
     again = subprocess.run(command(prose, *LONG), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "goes on" in again.stderr

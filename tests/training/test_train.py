@@ -29,12 +29,12 @@ def hashes(folder: Path) -> list[str]:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> None:
-    """Send this process a signal right after a step."""
+    """Send this process a signal right before a step."""
 
     class Interrupted(Run):
-        def step(self) -> None:
-            super().step()
-            if self.steps_done == step:
+        def show(self, progress) -> None:
+            super().show(progress)
+            if self.steps_done == step - 1:
                 signal.raise_signal(number)
 
     monkeypatch.setattr(training, "Run", Interrupted)
@@ -75,10 +75,12 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 class Killed(train.Run):
-    def step(self):
-        super().step()
+    def step(self, stop_asked=0):
+        stop_asked = super().step(stop_asked)
         if self.steps_done == 13:
+            self.checkpoints.settle()
             die()
+        return stop_asked
 
 def save_half(tensors, path, save_file=checkpoint.save_file):
     save_file(tensors, path)
@@ -234,6 +236,7 @@ def test_a_last_update_that_breaks_the_weights_is_noticed(world, settings, out):
 
 
 def test_time_is_told_apart(world, settings, out, monkeypatch):
+    out.machine = out.machine.model_copy(update={"save_in_background": False})
     run = Run(settings(validate_every=1, checkpoint_every=1, validation_tokens=1_000), world, out)
     now = 0.0  # a clock of our own: 1 s for a gradient, 10 s to validate, 100 s to save
 
@@ -247,9 +250,9 @@ def test_time_is_told_apart(world, settings, out, monkeypatch):
 
     monkeypatch.setattr(run, "_gradient", slow(run._gradient, 1))
     monkeypatch.setattr(run, "validation", slow(run.validation, 10))
-    monkeypatch.setattr(checkpoint, "save", slow(checkpoint.save, 100))
+    monkeypatch.setattr(checkpoint, "write", slow(checkpoint.write, 100))
     monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now))
-    run._clock = run._saved_at = now
+    run._clock = now
     while not run.finished:
         run.step()
     counts = run.finish()
@@ -425,7 +428,7 @@ def test_training_goes_on_from_moments_that_came_with_the_weights(
     assert taken.keys() == {key.removeprefix("optimizer/") for key in tensors}
     assert all(torch.equal(taken[key.removeprefix("optimizer/")], tensor) for key, tensor in tensors.items())
     batches = run.batches.batch
-    monkeypatch.setattr(run.batches, "batch", lambda step: batches(step + 3))
+    monkeypatch.setattr(run.batches, "batch", lambda step, *ranks: batches(step + 3, *ranks))
     while not run.finished:
         run.step()
     run.finish()

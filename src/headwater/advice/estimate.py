@@ -109,7 +109,10 @@ def _of_model(step: Step, model: ModelConfig | None, trained: dict[str, Any] | N
     if step.name != "train":
         return Estimate(fixed + parameters / 1e8, 4 * parameters, "formula")
     settings: Any = step.settings
-    copies = 3 * (settings.keep_last + 1) + 1  # a checkpoint is the weights and two moments; one more is being written
+    kept = settings.keep_last + settings.keep_best + 1  # one more is being written
+    if settings.keep_every and settings.planned_steps:
+        kept += settings.planned_steps // settings.keep_every
+    copies = 3 * kept + 1  # a checkpoint is the weights and two moments
     disk = 4 * parameters * copies
     if settings.budget:
         return Estimate(fixed + settings.budget, disk, "budget")

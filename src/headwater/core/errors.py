@@ -86,5 +86,13 @@ class MissingExtraError(HeadwaterError):
     """An optional dependency is not installed; the hint names the pip command."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Somebody asked to stop, and what was done is saved; the command exits with 128 + the number of the signal."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.exit_code = 128 + signal_number
+        super().__init__()
+
+
 def _rebuild(kind: type[HeadwaterError], problem: str, place: str, hint: str) -> HeadwaterError:
     return kind(problem, place=place, hint=hint)

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,17 @@ class Machine(Config):
     workers: int = Field(default=0, ge=0)
     """Parallel workers of the document stages; 0 means one per processor core."""
     threads: int = Field(default=0, ge=0)
-    """Threads of tensor arithmetic; 0 means one per processor core."""
+    """Threads of tensor arithmetic, of each rank; 0 shares the processor's cores out."""
+    ranks: int = Field(default=0, ge=0)
+    """Processes that train together on this machine, each on its rows of every batch; 0 means one per GPU, and one where
+    there is none. Under `torchrun` its number counts. The order of the samples does not depend on it."""
+    shard: bool = False
+    """Spread weights, gradients and optimizer state over the ranks (FSDP2), for models that do not fit on one."""
+    save_in_background: bool = True
+    """Copy what a checkpoint holds and write it while training goes on. The copy needs as much memory again as weights
+    and optimizer state together; without room for it, training waits for the disk, and says so."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
+    """Where the numbers of a training run go beside metrics.jsonl. Needs `headwater[wandb]`, `[mlflow]`, `[trackio]`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; `auto` takes a GPU when there is one."""
     foreign_python: str | None = None
@@ -98,6 +109,32 @@ def set_environment(**variables: str) -> None:
     """Set environment variables that a library reads when it is imported, unless the user has set them."""
     for name, value in variables.items():
         os.environ.setdefault(name, value)
+
+
+def environment_with(**variables: str) -> dict[str, str]:
+    """The environment variables for a program that is started, and some more."""
+    return {**os.environ, **variables}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process as one of several that were started together."""
+
+    rank: int
+    ranks: int
+    local_rank: int
+    local_ranks: int
+    """The same two on this machine alone."""
+    elastic: bool
+    """Whether an agent watches over them and starts them again (torchrun)."""
+
+
+def launch() -> Launch | None:
+    """What `torchrun` says of this process in the environment; None when it was started alone."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if any(name not in os.environ for name in (*names, "MASTER_ADDR", "MASTER_PORT")):
+        return None
+    return Launch(*(int(os.environ[name]) for name in names), elastic="TORCHELASTIC_RUN_ID" in os.environ)
 
 
 def environment_without(*names: str) -> dict[str, str]:

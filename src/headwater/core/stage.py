@@ -51,6 +51,8 @@ Inputs = Mapping[str, Path]
 """Role -> finished folder of the stage that fills it."""
 
 MANIFEST_SCHEMA = 1
+IDENTITY = ".identity.json"
+"""File of an unfinished stage that says what it is: all that its manifest will say of it but the results."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ class Store:
     folder: Path
     last: Mapping[str, str] = field(default_factory=dict)
     """Stage name -> name of the folder that it had in the recipe's last run; for saying what changed."""
+    begun: Mapping[str, str] = field(default_factory=dict)
+    """Stage name -> name of the folder in which the recipe's last run began it, finished or not."""
 
     def plan(self, stage: Stage, settings: Config, inputs: Mapping[str, Step], hashes: HashMemory) -> Step:
         """Work out a stage's fingerprint, and whether it is finished or must run and why.
@@ -161,19 +165,31 @@ class Store:
         if step.partial.is_dir():
             done = len(list((step.partial / ".done").glob("*.json")))
             return f"goes on where it stopped ({done} shards done)" if done else "goes on where it stopped"
+        left = self.left_behind(step)
+        if left is not None:
+            return f"changed since {left[0].name} was begun ({left[1]})"
         last = self.folder / self.last.get(step.name, "-") / "manifest.json"
-        if not last.is_file():
-            return "new"
-        before = read_json(last)
-        changes = list(difference(before["settings"], step.settings.model_dump(mode="json")))
-        if before["version"] != step.stage.version:
-            changes.append(f"stage version {before['version']} -> {step.stage.version}")
-        if before["outside"] != json.loads(json.dumps(step.outside)):
-            changes.append("the files it reads changed")
-        for role, source in step.inputs.items():
-            if before["inputs"].get(role, {}).get("fingerprint") != source.fingerprint:
-                changes.append(f"{source.name} changed")
-        return ", ".join(changes[:4]) + (f" and {len(changes) - 4} more" if len(changes) > 4 else "") or "new"
+        return _changes(read_json(last), step) or "new" if last.is_file() else "new"
+
+    def left_behind(self, step: Step) -> tuple[Path, str] | None:
+        """Unfinished work of the recipe's last run on a stage that has changed since: its folder, and what changed."""
+        partial = self.folder / f"{self.begun.get(step.name, '-')}.partial"
+        if partial == step.partial or not (partial / IDENTITY).is_file():
+            return None
+        return partial, _changes(read_json(partial / IDENTITY), step)
+
+
+def _changes(before: Mapping[str, Any], step: Step) -> str:
+    """What differs between a stage as it was before and as it is planned."""
+    changes = list(difference(before["settings"], step.settings.model_dump(mode="json")))
+    if before["version"] != step.stage.version:
+        changes.append(f"stage version {before['version']} -> {step.stage.version}")
+    if before["outside"] != json.loads(json.dumps(step.outside)):
+        changes.append("the files it reads changed")
+    for role, source in step.inputs.items():
+        if before["inputs"].get(role, {}).get("fingerprint") != source.fingerprint:
+            changes.append(f"{source.name} changed")
+    return ", ".join(changes[:4]) + (f" and {len(changes) - 4} more" if len(changes) > 4 else "")
 
 
 def perform(step: Step, machine: Machine, *, anew: bool = False) -> dict[str, Any]:
@@ -201,6 +217,7 @@ def perform(step: Step, machine: Machine, *, anew: bool = False) -> dict[str, An
         try:
             step.partial.mkdir(parents=True, exist_ok=True)
             remove_unfinished(step.partial)
+            write_json(step.partial / IDENTITY, _identity(step))
             counts = door(step.stage.door)(step.settings, inputs, out)
         except OSError as error:
             _keep_seconds(step.partial, seconds_before + time.perf_counter() - clock)
@@ -216,12 +233,7 @@ def perform(step: Step, machine: Machine, *, anew: bool = False) -> dict[str, An
             raise
         manifest = {
             "schema": MANIFEST_SCHEMA,
-            "stage": step.name,
-            "version": step.stage.version,
-            "fingerprint": step.fingerprint,
-            "settings": step.settings.model_dump(mode="json"),
-            "outside": step.outside,
-            "inputs": {r: {"folder": s.folder.name, "fingerprint": s.fingerprint} for r, s in step.inputs.items()},
+            **_identity(step),
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(seconds_before + time.perf_counter() - clock, 3),
             "machine": machine.model_dump(mode="json"),
@@ -234,10 +246,22 @@ def perform(step: Step, machine: Machine, *, anew: bool = False) -> dict[str, An
         return _finish(step, manifest)
 
 
+def _identity(step: Step) -> dict[str, Any]:
+    """What decides a stage's result, as its manifest says it."""
+    return {
+        "stage": step.name,
+        "version": step.stage.version,
+        "fingerprint": step.fingerprint,
+        "settings": step.settings.model_dump(mode="json"),
+        "outside": step.outside,
+        "inputs": {r: {"folder": s.folder.name, "fingerprint": s.fingerprint} for r, s in step.inputs.items()},
+    }
+
+
 def _finish(step: Step, manifest: dict[str, Any]) -> dict[str, Any]:
     """Hash the files, write the manifest last, and give the folder its final name."""
     try:
-        for leftover in (".done", ".seconds.json", ".warnings.json"):
+        for leftover in (".done", ".seconds.json", ".warnings.json", IDENTITY):
             path = step.partial / leftover
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         files = sorted(path for path in step.partial.rglob("*") if path.is_file())

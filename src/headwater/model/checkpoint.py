@@ -4,6 +4,8 @@
     weights.safetensors      fp32 weights under the names of `Transformer`
     training.safetensors     optimizer moments and random-number states     (only where training can be resumed)
     state.json               all else that training keeps                   (only where training can be resumed)
+    sharded/                 weights and moments in parts, in the place of both safetensors files, where each rank of a
+                             training run wrote its own (torch.distributed.checkpoint)
 
 A checkpoint appears whole or not at all, and is verified when it is read.
 """
@@ -13,7 +15,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,9 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 
 from headwater.core.errors import HeadwaterError, StoreError
 from headwater.core.store import atomic_folder, hash_file, read_json, write_json
@@ -30,7 +35,7 @@ from headwater.model.config import ModelConfig
 from headwater.model.transformer import Transformer
 
 SCHEMA = 1
-WEIGHTS, TRAINING, STATE = "weights.safetensors", "training.safetensors", "state.json"
+WEIGHTS, TRAINING, STATE, SHARDED = "weights.safetensors", "training.safetensors", "state.json", "sharded"
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class CheckpointInfo:
     @property
     def resumable(self) -> bool:
         """Whether training can go on from here exactly."""
-        return TRAINING in self.files
+        return STATE in self.files
 
 
 def save(
@@ -60,12 +65,26 @@ def save(
     training_tensors: Mapping[str, Tensor] | None = None,
     training_state: Mapping[str, Any] | None = None,
 ) -> None:
+    """Write the checkpoint of a model; see `write`."""
+    write(folder, model.config, step, model.state_dict(), notes, training_tensors, training_state)
+
+
+def write(
+    folder: Path,
+    config: ModelConfig,
+    step: int,
+    weights: Mapping[str, Tensor],
+    notes: Mapping[str, Any] | None = None,
+    training_tensors: Mapping[str, Tensor] | None = None,
+    training_state: Mapping[str, Any] | None = None,
+) -> None:
     """Write a checkpoint folder, whole or not at all; what stood at `folder` is replaced.
 
     Args:
         folder: where; its parent is made if need be.
-        model: the weights and their shape.
+        config: shape of the model.
         step: optimizer updates so far.
+        weights: by the names of `Transformer`.
         notes: JSON-able facts about the weights.
         training_tensors: optimizer moments and random-number states, to resume.
         training_state: JSON-able state, to resume.
@@ -73,32 +92,49 @@ def save(
     Raises:
         StoreError: the disk is full or not writable; an older checkpoint is untouched.
     """
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    with _in_place_of(folder), atomic_folder(folder) as temporary:
+        _save_tensors(weights, temporary / WEIGHTS)
+        if training_tensors is not None:
+            _save_tensors(training_tensors, temporary / TRAINING)
+            write_json(temporary / STATE, dict(training_state or {}))
+        _write_info(temporary, config, step, notes)
+
+
+def finish_parts(
+    temporary: Path, folder: Path, config: ModelConfig, step: int, notes: Mapping[str, Any] | None = None
+) -> None:
+    """Make a checkpoint out of a temporary folder to which all ranks have written their parts."""
+    _write_info(temporary, config, step, notes)
+    with _in_place_of(folder):
+        temporary.rename(folder)
+
+
+@contextmanager
+def _in_place_of(folder: Path) -> Iterator[None]:
+    """While the block writes `folder`, keep what stood there, and give it back if that fails."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     try:
-        with atomic_folder(folder) as temporary:
-            _save_tensors(weights, temporary / WEIGHTS)
-            if training_tensors is not None:
-                _save_tensors(
-                    {name: t.contiguous().cpu() for name, t in training_tensors.items()}, temporary / TRAINING
-                )
-                write_json(temporary / STATE, dict(training_state or {}))
-            facts = {
-                "schema": SCHEMA,
-                "step": step,
-                "model": model.config.model_dump(mode="json"),
-                "notes": dict(notes or {}),
-                "files": {path.name: hash_file(path) for path in sorted(temporary.iterdir())},
-            }
-            write_json(temporary / "model.json", facts)
+        yield
     except BaseException:
         if old.exists() and not folder.exists():
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_info(folder: Path, config: ModelConfig, step: int, notes: Mapping[str, Any] | None) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    facts = {
+        "schema": SCHEMA,
+        "step": step,
+        "model": config.model_dump(mode="json"),
+        "notes": dict(notes or {}),
+        "files": {path.relative_to(folder).as_posix(): hash_file(path) for path in files},
+    }
+    write_json(folder / "model.json", facts)
 
 
 def read_info(folder: Path, verify: bool = True) -> CheckpointInfo:
@@ -128,9 +164,20 @@ def read_info(folder: Path, verify: bool = True) -> CheckpointInfo:
 
 
 def load_model(
-    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    spread: Callable[[Transformer], None] | None = None,
+    part: Callable[[Tensor, nn.Parameter], Tensor] | None = None,
 ) -> tuple[Transformer, CheckpointInfo]:
     """Load and verify a model.
+
+    Args:
+        folder: the checkpoint.
+        device: where the weights are to be.
+        dtype: their number format.
+        spread: lays a model without weights out over several ranks.
+        part: this rank's part of a whole weight, laid out as a parameter.
 
     Raises:
         StoreError: a file is missing, was changed, or does not hold the tensors of this shape; names it.
@@ -138,16 +185,54 @@ def load_model(
     info = read_info(folder)
     with torch.device("meta"):
         model = Transformer(info.config)
-    weights = load_file(folder / WEIGHTS)
+    if spread is not None:
+        spread(model)
+    parameters = dict(model.named_parameters())
+    weights = load_weights(folder)
     _check_tensors(model, weights, folder / WEIGHTS)
-    model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in weights.items()}, assign=True)
+    placed = {}
+    for name in list(weights):  # one at a time: with several ranks, nobody holds all of them
+        tensor = weights.pop(name).to(device, dtype)
+        placed[name] = tensor if part is None else part(tensor, parameters[name])
+    model.load_state_dict(placed, assign=True)
     model.reset_buffers(device)
     return model, info
 
 
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint by name, not verified; those of a safetensors file are mapped, not read."""
+    if (folder / WEIGHTS).is_file():
+        return load_file(folder / WEIGHTS)
+    return {
+        key.removeprefix("weights/"): t for key, t in _read_sharded(folder, lambda k: k.startswith("weights/")).items()
+    }
+
+
 def load_training(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Load what training needs to go on: tensors and JSON state, as given to `save`. Verify with `read_info` first."""
-    return load_file(folder / TRAINING), read_json(folder / STATE)
+    """Load what training needs to go on: tensors and JSON state, as given to `write`. Verify with `read_info` first."""
+    if (folder / TRAINING).is_file():
+        return load_file(folder / TRAINING), load_state(folder)
+    return _read_sharded(folder, lambda key: not key.startswith("weights/")), load_state(folder)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """What training keeps beside tensors."""
+    return read_json(folder / STATE)
+
+
+def sharded_sizes(folder: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Name -> size and number format of each tensor of a checkpoint in parts; empty when it is not in parts."""
+    if not (folder / SHARDED).is_dir():
+        return {}
+    entries: Any = FileSystemReader(folder / SHARDED).read_metadata().state_dict_metadata
+    return {key: (tuple(entry.size), entry.properties.dtype) for key, entry in entries.items()}
+
+
+def _read_sharded(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    sizes = sharded_sizes(folder).items()
+    found = {key: torch.empty(size, dtype=dtype) for key, (size, dtype) in sizes if wanted(key)}
+    load_parts(found, storage_reader=FileSystemReader(folder / SHARDED), no_dist=True)
+    return found
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
@@ -158,7 +243,12 @@ def step_folder(checkpoints: Path, step: int) -> Path:
 def saved_steps(checkpoints: Path) -> list[Path]:
     """The checkpoint folders inside `checkpoints`, oldest first."""
     found = [path for path in checkpoints.glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """After how many steps the checkpoint of a step folder was written."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -188,7 +278,7 @@ def newest(checkpoints: Path, warn: Callable[[str], None]) -> Path | None:
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
-        save_file(dict(tensors), path)
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:  # carries the system's error only as text
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

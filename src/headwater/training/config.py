@@ -161,6 +161,10 @@ class Train(Config):
     keep_last: int = Field(default=2, ge=1)
     """Checkpoints kept, older ones are removed. The newest is kept beside them until a step from it has shown that its
     weights give a finite loss."""
+    keep_every: Count = Field(default=0, ge=0)
+    """Steps between two checkpoints that are written and kept for good; 0 keeps none for good."""
+    keep_best: bool = False
+    """Write a checkpoint whenever the validation loss is the lowest so far, and keep it until a better one comes."""
     max_nonfinite: int = Field(default=0, ge=0)
     """Updates that may be left out because the loss or its gradient is not finite; one more stops the run."""
 
@@ -224,6 +228,9 @@ class Train(Config):
         Source: a prototype on one core: 1,024, 2,048 and 4,096 tokens were within 8 %; see docs/lab-notes.md.
         """
         most = self.micro_batch_sequences or max(4096 // self.sequence_length, 1)
-        return max(
-            rows for rows in range(1, self.batch_sequences + 1) if rows <= most and not self.batch_sequences % rows
-        )
+        rows = self.batch_sequences
+        return max(count for count in range(1, rows + 1) if count <= most and not rows % count)
+
+    def of_one_rank(self, ranks: int) -> Train:
+        """The same settings for the rows of a batch that each of so many ranks takes."""
+        return self.model_copy(update={"batch_tokens": self.batch_tokens // ranks})

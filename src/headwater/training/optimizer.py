@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,53 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration. Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon)."""
 
 
+class Ranks(Protocol):
+    """The processes that train a model together, of which each may hold only a part of a parameter."""
+
+    def whole(self, tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+        """All of a tensor that is laid out as a parameter."""
+        ...
+
+    def part(self, whole: Tensor, parameter: nn.Parameter) -> Tensor:
+        """What this rank holds of a whole tensor, laid out as a parameter."""
+        ...
+
+    def open(self, parameter: nn.Parameter) -> Tensor:
+        """A whole tensor to add an update to."""
+        ...
+
+    def close(self, parameter: nn.Parameter, opened: Tensor) -> None:
+        """Take over what was added to the tensor that `open` gave."""
+        ...
+
+    def divide(self, stacked: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+        """Do work on a stack of matrices [count, rows, columns], each rank a share of it; all get the whole."""
+        ...
+
+
+class OneRank:
+    """A process that has its parameters whole."""
+
+    def whole(self, tensor: Tensor, parameter: nn.Parameter) -> Tensor:  # noqa: ARG002
+        """The tensor."""
+        return tensor
+
+    def part(self, whole: Tensor, parameter: nn.Parameter) -> Tensor:  # noqa: ARG002
+        """The tensor."""
+        return whole
+
+    def open(self, parameter: nn.Parameter) -> Tensor:
+        """The parameter."""
+        return parameter
+
+    def close(self, parameter: nn.Parameter, opened: Tensor) -> None:
+        """Nothing to do."""
+
+    def divide(self, stacked: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+        """All of the work."""
+        return work(stacked)
+
+
 class Optimizers:
     """All optimizers of a run as one.
 
@@ -24,7 +71,13 @@ class Optimizers:
         parameters: what is trained, by name.
     """
 
-    def __init__(self, model: Transformer, settings: Optimizer, precision: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        settings: Optimizer,
+        precision: torch.dtype = torch.float32,
+        ranks: Ranks | None = None,
+    ) -> None:
         """Make the optimizers for a model.
 
         Source of muP's rates: Yang et al. 2022 (arXiv:2203.03466), table 8, for AdamW: matrices 1 / width ratio, vectors
@@ -37,7 +90,9 @@ class Optimizers:
             model: what is trained.
             settings: which optimizer, and its rates.
             precision: number format of Muon's iteration.
+            ranks: who else trains this model.
         """
+        self._ranks = ranks or OneRank()
         self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
         matrices = {name: p for name, p in self.parameters.items() if name.startswith("blocks.") and p.dim() == 2}
         others = {name: p for name, p in self.parameters.items() if name not in matrices}
@@ -61,7 +116,7 @@ class Optimizers:
         ]
         if isinstance(settings, Muon):
             pieces = {p: _row_pieces(name, len(p), model.config) for name, p in matrices.items()}
-            self._all.append(BatchedMuon(pieces, settings, precision, slower**0.5))
+            self._all.append(BatchedMuon(pieces, settings, precision, slower**0.5, self._ranks))
         for group in self._groups():
             group["peak"] = group["lr"]
 
@@ -102,7 +157,8 @@ class Optimizers:
         for key, tensor in tensors.items():
             name, _, what = key.rpartition("/")
             parameter = self.parameters[name]
-            owners[parameter].state[parameter][what] = tensor.to(parameter.device)
+            own = tensor.to(parameter.device)
+            owners[parameter].state[parameter][what] = self._ranks.part(own, parameter) if own.dim() else own
 
     def begin_with(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over moments that came with the first weights; a parameter that has none among them begins afresh.
@@ -140,7 +196,12 @@ class BatchedMuon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, pieces: Mapping[nn.Parameter, list[int]], settings: Muon, precision: torch.dtype, slower: float = 1.0
+        self,
+        pieces: Mapping[nn.Parameter, list[int]],
+        settings: Muon,
+        precision: torch.dtype,
+        slower: float = 1.0,
+        ranks: Ranks | None = None,
     ) -> None:
         """Make the optimizer.
 
@@ -149,18 +210,21 @@ class BatchedMuon(torch.optim.Optimizer):
             settings: rates.
             precision: number format of the iteration.
             slower: factor of the rate, by which the decay is divided.
+            ranks: who else trains these matrices; each iterates a share of them.
         """
         group = {"lr": settings.learning_rate * slower, "weight_decay": settings.weight_decay / slower}
         super().__init__([{"params": list(pieces), **group}], {})
         self._pieces = pieces
         self._settings = settings
         self._precision = precision
+        self._ranks = ranks or OneRank()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update the matrices from their gradients."""
         assert closure is None, "Muon does not evaluate the loss again"
         momentum, rate, decay = self._settings.momentum, *(self.param_groups[0][key] for key in ("lr", "weight_decay"))
+        targets: dict[nn.Parameter, Tensor] = {}
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for parameter, rows in self._pieces.items():
             assert parameter.grad is not None, "a matrix without gradient"
@@ -168,16 +232,22 @@ class BatchedMuon(torch.optim.Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - momentum)
-            ahead = parameter.grad.lerp(state["momentum"], momentum)
+            ahead = self._ranks.whole(parameter.grad.lerp(state["momentum"], momentum), parameter)
             parameter.mul_(1 - rate * decay)
-            for piece, direction in zip(parameter.split(rows), ahead.split(rows), strict=True):
+            targets[parameter] = self._ranks.open(parameter)
+            for piece, direction in zip(targets[parameter].split(rows), ahead.split(rows), strict=True):
                 by_shape.setdefault(tuple(piece.shape), []).append((piece, direction))
         for shape, group in by_shape.items():
-            stacked = torch.stack([direction for _, direction in group])
-            update = orthogonalize(stacked.to(self._precision), self._settings.newton_schulz_steps)
+            stacked = torch.stack([direction for _, direction in group]).to(self._precision)
+            update = self._ranks.divide(stacked, self._orthogonalize)
             scale = 0.2 * max(shape) ** 0.5
             for (piece, _), change in zip(group, update, strict=True):
                 piece.add_(change.to(piece.dtype), alpha=-rate * scale)
+        for parameter, target in targets.items():
+            self._ranks.close(parameter, target)
+
+    def _orthogonalize(self, matrices: Tensor) -> Tensor:
+        return orthogonalize(matrices, self._settings.newton_schulz_steps)
 
 
 MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {

@@ -7,39 +7,49 @@ killed and resumed from a checkpoint gives the same weights, bit for bit, as one
 from __future__ import annotations
 
 import math
-import shutil
-import signal
 import time
-from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from headwater.core.errors import MismatchError, TrainingError
-from headwater.core.log import MetricsLog, Progress, read_metrics
+from headwater.core.errors import MismatchError, Stopped, TrainingError
+from headwater.core.log import Progress, read_metrics
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.core.store import write_json
 from headwater.core.units import format_count, format_seconds
 from headwater.model import checkpoint
 from headwater.model.moments import PREFIX
 from headwater.model.transformer import Transformer
 from headwater.tokens.loader import Batch
-from headwater.tokens.mixture import SourcePlan
 from headwater.tokens.shards import TokenFolder
 from headwater.training import parallel, speed
-from headwater.training.config import INITIAL_LOSS_TOLERANCE, Train
-from headwater.training.distill import Teacher
+from headwater.training.alarms import (
+    SPIKE_STEPS,
+    STUCK_SHARE,
+    Alarms,
+    NoiseScale,
+    check_initial_loss,
+    keep_batch,
+    local_part,
+    share_moved,
+    sources_of,
+    squared_norm,
+)
+from headwater.training.checkpoints import Checkpoints
+from headwater.training.config import Train
+from headwater.training.distill import Losses, Teacher
+from headwater.training.distributed import Team, assemble
+from headwater.training.fit import adapt, check_fit, most_steps
 from headwater.training.forgetting import Watch
 from headwater.training.optimizer import Optimizers
-from headwater.training.phases import PhasedBatches, Stretch, check_contexts, introduction, phases_to_json, shape
+from headwater.training.phases import PhasedBatches, introduction, phases_to_json, shape
 from headwater.training.schedule import WarmupStableDecay
+from headwater.training.stop import stop_signals
+from headwater.training.trackers import Trackers, Values
 from headwater.training.validation import Validation
 
 
@@ -52,30 +62,39 @@ def train(settings: Train, inputs: Inputs, out: Workspace) -> Counts:
         StoreError: a checkpoint is damaged or the disk is full; older checkpoints are untouched.
         KeyboardInterrupt: the user stopped it; the finished steps are saved.
     """
-    run = Run(settings, inputs, out)
-    with _stop_signals() as stop, run.progress() as progress:
-        while not run.finished:
-            run.step()
-            run.show(progress)
-            if stop.asked:
-                run.save()
-                out.note(f"stopped after step {run.steps_done:,}; run again to go on")
-                raise KeyboardInterrupt
-    return run.finish()
+    with assemble(settings, inputs, out) as team:
+        return train_together(settings, inputs, team.workspace(out), team)
+
+
+def train_together(settings: Train, inputs: Inputs, out: Workspace, team: Team) -> Counts:
+    """Train as one rank of a team: every rank calls this, the first one writes and counts."""
+    with stop_signals(repeats=team.restarts) as stop:
+        run = Run(settings, inputs, out, team)
+        with run.progress() as progress:
+            while not run.finished:
+                if asked := run.step(stop.asked):
+                    out.note(f"stopped after step {run.steps_done:,}; run again to go on")
+                    raise Stopped(asked)
+                run.show(progress)
+        return run.finish()
 
 
 class Run:
     """One training run: model, optimizers and data, and the state that a checkpoint keeps."""
 
-    def __init__(self, settings: Train, inputs: Inputs, out: Workspace) -> None:
+    def __init__(self, settings: Train, inputs: Inputs, out: Workspace, team: Team | None = None) -> None:
         """Open the data, load the newest intact checkpoint or the first weights, and compile."""
         self.settings = settings
         self.out = out
-        self.checkpoints = out.folder / "checkpoints"
-        for folder in (out.folder, self.checkpoints):
-            checkpoint.remove_unfinished(folder)
-        newest = checkpoint.newest(self.checkpoints, out.warn)
-        resumed = checkpoint.load_training(newest) if newest else None
+        self.team = team = team or Team()
+        if team.sharded and settings.distill:
+            problem = "a teacher needs a student whose weights are whole on every rank"
+            raise MismatchError(problem, place="machine.shard", hint="leave it out, or leave train.distill out")
+        self.checkpoints = Checkpoints(settings, out, team)
+        if team.leads:
+            self.checkpoints.clear_unfinished()
+        newest = team.agree(self.checkpoints.newest() if team.leads else None)
+        resumed = checkpoint.load_state(newest) if newest else {}
         # what a checkpoint keeps beside tensors; changed in place as the run goes on
         self.state: dict[str, Any] = {
             "steps_done": 0,
@@ -89,49 +108,100 @@ class Run:
             "last_loss": None,
             "last_divergence": None,  # of the model's probabilities from the teacher's, where there is one
             "nonfinite": 0,
+            "recent_losses": [],
+            "spikes": 0,
+            "alarms": [],
+            "noise_scale": None,
+            "best": None,
             "speed": {},  # how it computes rows of each shape, to be kept
             "forgetting": {},
-        } | (resumed[1] if resumed else {})
+        } | resumed
         self.device = parallel.set_up(out, next(iter(self.state["speed"].values()), None))
-        self.model, self.start = checkpoint.load_model(newest or inputs["checkpoint"] / "checkpoint", self.device)
+        self._first_weights = inputs["checkpoint"] / "checkpoint"
+        tensors = self._load(newest or self._first_weights, resuming=newest is not None)
         self.batches = PhasedBatches(inputs["tokens"], settings)
-        _check_fit(settings, self.model, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
+        for stretch in self.batches.stretches:
+            team.check_batch(stretch.settings.batch_sequences)
+        check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         self.stretch = self.batches.stretch(self.steps_done)
         adapt(self.model, self.stretch)
-        self.most_steps, self.scarcest = _most_steps(self.batches)
+        self.most_steps, self.scarcest = most_steps(self.batches)
         self._introduce()
         self._prepare()
         longest = max(stretch.settings.sequence_length for stretch in self.batches.stretches)
         self.teacher = (
             Teacher(settings.distill, self.model, longest, self.arithmetic, out) if settings.distill else None
         )
-        self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype)
-        shares, rows = (
-            settings.mixture.parts(self.batches.tokens),
-            next(iter(self.state["speed"].values()))["micro_batch"],
-        )
-        self.validation = Validation(settings, inputs["tokens"], shares, rows, out)
+        team.wrap(self.model, self._losses, self._micro_batches(self._batch())[0])
+        self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype, team)
+        shares = settings.mixture.parts(self.batches.tokens)
+        rows = next(iter(self.state["speed"].values()))["micro_batch"]
+        self.validation = Validation(settings, inputs["tokens"], shares, rows, out, team)
         self._watch()
+        self.alarms = Alarms(self.model, self.state, out, team.sum)
+        self.noise_scale = NoiseScale(self.state)
         torch.manual_seed(settings.seed)
-        if resumed:
-            self._restore(resumed[0])
+        if newest:
+            self._restore(tensors)
         elif self.start.resumable:
             self.optimizers.begin_with(_moments(checkpoint.load_training(self.start.folder)[0]))
-        self.metrics = MetricsLog(out.folder / "metrics.jsonl", keep=self.steps_done)
-        self.tensorboard = SummaryWriter(str(out.folder / "tensorboard"), purge_step=self.steps_done + 1)
+        self.trackers = Trackers(out, self.steps_done, settings.model_dump(mode="json")) if team.leads else None
         self._validated: tuple[int, dict[str, Any]] = -1, {}
         self._logged = self.steps_done, self.state["seconds_training"]
-        self._clock = self._saved_at = time.perf_counter()
+        self._clock = time.perf_counter()
+
+    def _load(self, folder: Path, resuming: bool) -> dict[str, Tensor]:
+        """Load the model, spread over the ranks where they share it; returns the tensors to resume from."""
+        team, device = self.team, self.device
+        if not team.sharded:
+            self.model, self.start = checkpoint.load_model(folder, device)
+            return checkpoint.load_training(folder)[0] if resuming else {}
+        dtype = self._choice_of_all().dtype
+        if not checkpoint.sharded_sizes(folder):
+            self.model, self.start = checkpoint.load_model(
+                folder, device, spread=lambda model: team.spread(model, dtype), part=team.part
+            )
+            return checkpoint.load_training(folder)[0] if resuming else {}
+        self.start = checkpoint.read_info(folder)
+        with torch.device("meta"):
+            self.model = Transformer(self.start.config)
+        team.spread(self.model, dtype)
+        self.model.to_empty(device=device)
+        self.model.reset_buffers(device)
+        return team.read_parts(folder, dict(self.model.named_parameters()))
+
+    def _choice_of_all(self) -> speed.Choice:
+        """How ranks compute that each hold a part of the model: no race, in which they could come to differ."""
+        settings = self.settings.of_one_rank(self.team.ranks)
+        if kept := next(iter(self.state["speed"].values()), None):
+            return replace(speed.Choice(**kept), micro_batch=settings.micro_batch)
+        precision: speed.Precision | None = self.team.agree(
+            parallel.precision(settings, self.device) if self.team.leads else None
+        )
+        assert precision is not None
+        attention = "library" if settings.speed.attention == "library" else "blocks"
+        compiled = settings.speed.compile != "off"
+        return speed.Choice(precision, attention, settings.micro_batch, torch.get_num_threads(), compiled=compiled)
 
     def _prepare(self) -> None:
-        """Choose how rows of this phase's shape are computed, and compile for it."""
-        start, settings, chosen = time.perf_counter(), self.stretch.settings, self.state["speed"]
+        """Choose how rows of this phase's shape are computed, and compile for it; all ranks take what rank 0 chose."""
+        start, team, chosen = time.perf_counter(), self.team, self.state["speed"]
+        settings = self.stretch.settings.of_one_rank(team.ranks)
         key = f"{settings.batch_sequences} x {settings.sequence_length}"
         if chosen and key not in chosen:  # a later phase: optimizer and threads stay as they are
             settings = speed.only_rows(settings, next(iter(chosen.values())))
-        first = self._on_device(self.batches.batch(self.steps_done))
-        self.arithmetic = parallel.prepare(self.model, settings, self.device, first, self.out, chosen.get(key))
+        given = None
+        if team.sharded and key not in chosen:
+            given = replace(self._choice_of_all(), micro_batch=settings.micro_batch)
+        elif not team.leads and not team.sharded:  # rank 0 comes first, so that its compiled code is found
+            given = speed.Choice(**team.agree({}))
+        batch = self._on_device(self._batch())
+        kept = chosen.get(key)
+        self.arithmetic = parallel.prepare(self.model, settings, self.device, batch, self.out, kept, given)
+        if team.leads and not team.sharded:
+            team.agree(asdict(self.arithmetic.choice))
         chosen[key] = asdict(self.arithmetic.choice)
+        self.peak_flops_per_second = team.sum(self.arithmetic.peak_flops_per_second)[0]
         self.state["seconds_compiling"] += time.perf_counter() - start
 
     def _watch(self) -> None:
@@ -167,30 +237,60 @@ class Run:
         """Time so far that counts against a budget."""
         return sum(self.state[f"seconds_{what}"] for what in ("training", "validating", "saving"))
 
-    def step(self) -> None:
-        """Train on one batch; then log, validate and save when it is time to."""
+    def step(self, stop_asked: int = 0) -> int:
+        """Train on one batch; then log, validate and save when it is time to.
+
+        Args:
+            stop_asked: number of the signal by which this rank was asked to stop; 0 when it was not.
+
+        Returns:
+            The number of the signal by which any rank was asked to stop: then the run is saved.
+        """
         self._decide_end()
         self._enter_phase()
         if self.steps_done == 0 and (self.continues or self.settings.forgetting):
             self._validate()  # what the model knows before it learns anything
-        batch = self.batches.batch(self.steps_done)
-        loss, norm = self._gradient(batch)
+        loss, norm = self._gradient(self._batch())
         share = self.stretch.rate(self.steps_done, self.state["total_steps"]) * self.watch.rate_factor
         if math.isfinite(loss) and math.isfinite(norm):
             self.state["proven_step"] = self.steps_done
-            self.optimizers.step(share)
+            self._update(loss, norm, share)
         else:
             self._nonfinite(loss, norm)
         self.state |= {"steps_done": self.steps_done + 1, "last_loss": loss}
         self._tick("training")
         if self.steps_done == 1:
-            self._check_initial_loss(loss)
+            self.state["initial_loss"] = loss
+            check_initial_loss(loss, self.start.notes, self.model.config.token_types, self.out)
         if self.steps_done % self.settings.log_every == 0 or self.finished:
             self._log(loss, norm)
+        best = False
         if not self.finished and self.settings.validate_every and self.steps_done % self.settings.validate_every == 0:
-            self._validate()
-        if not self.finished and self._time_to_save():
+            best = self._validate() and self.settings.keep_best
+        due = not self.finished and (best or self.checkpoints.due(self.steps_done))
+        due, stop_asked, writing = (int(value) for value in self.team.most(due, stop_asked, self.checkpoints.writing))
+        if not writing:
+            self.checkpoints.settle()  # on all ranks at the same step
+        if due or stop_asked:
             self.save()
+        if stop_asked:
+            self.checkpoints.settle()
+        return stop_asked
+
+    def _update(self, loss: float, norm: float, share: float) -> None:
+        """Change the weights, and watch what comes of it."""
+        step = self.steps_done + 1
+        sigmas = self.alarms.spikes(loss)
+        if sigmas is not None:
+            rows = self.batches.rows(step - 1)
+            record = keep_batch("spike", step, loss, norm, rows, self.out.folder) if self.team.leads else None
+            self.out.warn(
+                f"step {step:,}: the loss jumped to {loss:.3f}, {sigmas:.1f} standard deviations above the last "
+                f"{SPIKE_STEPS} steps, on rows of {sources_of(rows)}; rows in {record}"
+            )
+        sample = self.alarms.before_update(step)
+        self.optimizers.step(share)
+        self.alarms.after_update(step, sample)
 
     def finish(self) -> Counts:
         """Validate, write the final weights, and count.
@@ -198,25 +298,28 @@ class Run:
         Raises:
             TrainingError: the last update made weights that are not finite, which no later step could notice.
         """
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+        broken = sum(not bool(local_part(parameter).isfinite().all()) for parameter in self.model.parameters())
+        if self.team.sum(broken)[0]:
             self._stop_at_the_last_good(f"step {self.steps_done:,}: its update made weights that are not finite")
-        step, validation = self._validated
-        if step != self.steps_done:
-            validation = self._validate()
-        self.tensorboard.close()
-        self.save(self.out.folder / "checkpoint")
+        if self._validated[0] != self.steps_done:
+            self._validate()
+        self.save(final=True)
+        if self.trackers is None:
+            return {}
+        self.trackers.close()
         seconds, tokens = self.state["seconds_training"], self.steps_done * self.settings.batch_tokens
         flops = self._flops() / tokens
         return {
             "initial_loss": self.state["initial_loss"],
             "expected_initial_loss": self.start.notes.get("expected_initial_loss"),
             "final_loss": self._recent_loss(),
-            **validation,
+            **self._validated[1],
             "steps": self.steps_done,
             "tokens": tokens,
             "tokens_per_second": tokens / seconds,
-            "mfu": flops * tokens / seconds / self.arithmetic.peak_flops_per_second,
-            "peak_flops_per_second": self.arithmetic.peak_flops_per_second,
+            "mfu": flops * tokens / seconds / self.peak_flops_per_second,
+            "peak_flops_per_second": self.peak_flops_per_second,
+            "ranks": self.team.ranks,
             "flops_per_token": flops,
             "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length, mean over phases"
             + (", and a third of it for the teacher" if self.teacher else ""),
@@ -232,6 +335,10 @@ class Run:
             "seconds_saving": self.state["seconds_saving"],
             "seconds_compiling": self.state["seconds_compiling"],
             "nonfinite_updates": self.state["nonfinite"],
+            "loss_spikes": self.state["spikes"],
+            "gradient_noise_scale_tokens": self.noise_scale.tokens,
+            "best_validation": self.state["best"],
+            "share_moved_in_bf16": self._share_moved(),
             "mixture": self.batches.plan(self.steps_done).to_json(),
             "copies": self.batches.copies,
             "packing": self.batches.packed(),
@@ -239,18 +346,25 @@ class Run:
             "forgetting": self.watch.to_json() if self.continues or self.settings.forgetting else None,
         }
 
-    def save(self, folder: Path | None = None) -> None:
+    def save(self, final: bool = False) -> None:
         """Write a checkpoint from which the run can go on exactly, and remove old ones."""
         self._tick("training")
+        weights: dict[str, Tensor] = dict(self.optimizers.parameters)
         tensors = {PREFIX + name: tensor for name, tensor in self.optimizers.tensors().items()}
+        if final and self.team.sharded:
+            weights = {name: self._gather(name, tensor) for name, tensor in weights.items()}
+            tensors = {
+                key: self._gather(key.removeprefix(PREFIX).rpartition("/")[0], tensor)
+                for key, tensor in tensors.items()
+            }
         tensors["random/torch"] = torch.get_rng_state()
-        folder = folder or checkpoint.step_folder(self.checkpoints, self.steps_done)
-        checkpoint.save(folder, self.model, self.steps_done, self.start.notes, tensors, self.state)
-        proven, unproven = self._saved()
-        for old in (*proven[: -self.settings.keep_last], *unproven[:-1]):
-            shutil.rmtree(old)
+        self.checkpoints.save(self.model.config, weights, self.start.notes, tensors, self.state, final)
         self._tick("saving")
-        self._saved_at = self._clock
+
+    def _gather(self, name: str, tensor: Tensor) -> Tensor:
+        """All of a tensor in the processor's memory of rank 0; an empty one on the others."""
+        whole = self.team.whole(tensor.detach(), self.optimizers.parameters[name])
+        return whole.cpu() if self.team.leads else torch.empty(0)
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -275,7 +389,8 @@ class Run:
         assert isinstance(schedule, WarmupStableDecay)
         assert budget is not None
         steps = schedule.total_steps(self.steps_done)
-        if self.seconds_spent >= budget * (1 - schedule.decay_share):
+        spent = self.team.agree(self.seconds_spent)  # clocks of ranks differ
+        if spent >= budget * (1 - schedule.decay_share):
             self.state["total_steps"] = min(steps, self.most_steps)
         elif steps >= self.most_steps:
             self.state["total_steps"] = self.most_steps
@@ -298,6 +413,7 @@ class Run:
         if shape(before) != shape(stretch):
             self._tick("training")
             self._prepare()
+            self.team.wrap(self.model, self._losses, self._micro_batches(self._batch())[0])
             self._clock = time.perf_counter()
 
     def _flops_per_token(self, sequence_length: int) -> int:
@@ -315,25 +431,47 @@ class Run:
     def _gradient(self, batch: Batch) -> tuple[float, float]:
         """Forward and backward over the micro-batches of a batch: mean loss, and norm of the gradient."""
         loss, divergence = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        counted = self.batches.counted_targets(self.steps_done)
-        for tokens, targets, documents in self._micro_batches(batch):
+        # the mean over ranks of what each adds up is the mean over all targets that count
+        counted = self.batches.counted_targets(self.steps_done) / self.team.ranks
+        parts = self._micro_batches(batch)
+        measure = self.noise_scale.due(self.steps_done) and not self.team.sharded
+        self.team.local_squares = torch.zeros_like(loss) if measure and self.team.ranks > 1 else None
+        small = None
+        for number, (tokens, targets, documents) in enumerate(parts, 1):
             share = (targets >= 0).sum() / counted
-            if self.teacher is None:
-                part = self.model.loss(tokens, targets, documents) * share
-                part.backward()
-                loss += part.detach()
-                continue
-            losses = self.teacher.losses(self.model, tokens, targets, documents)
-            (losses.objective * share).backward()
+            with self.team.gradients(shared=number == len(parts)):
+                losses: Losses = self.team.loss(tokens, targets, documents)
+                (losses.objective * share).backward()
             loss += losses.token * share
             divergence += losses.teacher * share
+            if measure and self.team.ranks == 1 and number == 1 < len(parts):
+                small = squared_norm(list(self.optimizers.parameters.values())) / max(float(share), 1e-9) ** 2
+        norm = self.team.clip(self.optimizers.parameters.values(), self.settings.clip_norm or math.inf)
+        squares = float(self.team.local_squares or 0.0)
+        loss_everywhere, apart, squares = self.team.sum(float(loss), float(divergence), squares)
         if self.teacher is not None:
-            self.state["last_divergence"] = float(divergence)
-        most = self.settings.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most)
-        return float(loss), float(norm)
+            self.state["last_divergence"] = apart / self.team.ranks
+        if self.team.local_squares is not None:
+            small = squares / self.team.ranks
+        if small is not None:
+            pieces = len(parts) if self.team.ranks == 1 else self.team.ranks
+            tokens_of_all = self.settings.batch_tokens
+            self.noise_scale.add(small, tokens_of_all // pieces, norm**2, tokens_of_all)
+        return loss_everywhere / self.team.ranks, norm
+
+    def _losses(self, *micro_batch: Tensor) -> Losses:
+        """Losses of a micro-batch: the model's own, or those with its teacher."""
+        if self.teacher is not None:
+            return self.teacher.losses(self.model, *micro_batch)
+        loss = self.model.loss(*micro_batch)
+        return Losses(loss, loss.detach(), torch.zeros_like(loss.detach()))
+
+    def _batch(self) -> Batch:
+        """This rank's rows of the next batch."""
+        return self.batches.batch(self.steps_done, self.team.rank, self.team.ranks)
 
     def _micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """This rank's rows of a batch, as parts of equal size."""
         tokens, targets, documents = (tensor.split(self.micro_batch) for tensor in self._on_device(batch))
         return list(zip(tokens, targets, documents, strict=True))
 
@@ -346,53 +484,21 @@ class Run:
         self.optimizers.drop_gradients()
         self.state["nonfinite"] += 1
         step = self.steps_done + 1
-        rows = [
-            {"source": row.source, "pieces": [piece._asdict() for piece in row.pieces]}
-            for row in self.batches.rows(step - 1)
-        ]
-        record = self.out.folder / f"nonfinite-step-{step:06d}.json"
-        write_json(record, {"step": step, "loss": str(loss), "gradient_norm": str(norm), "rows": rows})
-        sources = ", ".join(sorted({row["source"] for row in rows}))
+        rows = self.batches.rows(step - 1)
+        record = keep_batch("nonfinite", step, loss, norm, rows, self.out.folder) if self.team.leads else None
         culprit = f"norm of the gradient is not finite ({norm:g}, at a loss of {loss:g})"
         if not math.isfinite(loss):
             culprit = f"loss is not finite ({loss:g})"
-        what = f"step {step:,}: the {culprit} on rows of {sources}"
+        what = f"step {step:,}: the {culprit} on rows of {sources_of(rows)}"
         if self.state["nonfinite"] <= self.settings.max_nonfinite:
             self.out.warn(f"{what}; update left out, rows in {record}")
             return
         self._stop_at_the_last_good(what, f"look at the documents in {record}, ")
 
     def _stop_at_the_last_good(self, what: str, hint: str = "") -> NoReturn:
-        kept, poisoned = self._saved()
-        for folder in poisoned:  # their weights never gave a finite loss: going on from them would fail again
-            shutil.rmtree(folder)
-        good = f"the last good checkpoint is {kept[-1]}; " if kept else ""
+        kept = self.checkpoints.drop_unproven(self.state["proven_step"]) if self.team.leads else None
+        good = f"the last good checkpoint is {kept}; " if kept else ""
         raise TrainingError(what, place="train", hint=f"{good}{hint}lower the learning rate, or lengthen the warm-up")
-
-    def _saved(self) -> tuple[list[Path], list[Path]]:
-        """The checkpoints whose weights have given a finite loss and gradient, and the others, oldest first."""
-        saved = checkpoint.saved_steps(self.checkpoints)
-        steps = [int(folder.name.removeprefix("step-")) for folder in saved]
-        proven = bisect_right(steps, self.state["proven_step"])
-        return saved[:proven], saved[proven:]
-
-    def _check_initial_loss(self, loss: float) -> None:
-        """Compare the loss before the first update with what random weights give."""
-        self.state["initial_loss"] = loss
-        expected = self.start.notes.get("expected_initial_loss")
-        chance = math.log(self.model.config.token_types)
-        if expected is None:
-            self.out.note(f"initial loss {loss:.3f} nats per token; guessing would be {chance:.3f}")
-            if loss > chance + INITIAL_LOSS_TOLERANCE:
-                self.out.warn(
-                    f"the initial loss {loss:.3f} is above ln(vocabulary) = {chance:.3f}: do weights and tokenizer belong together?"
-                )
-            return
-        self.out.note(f"initial loss {loss:.3f} nats per token, expected {expected:.3f}")
-        if abs(loss - expected) > INITIAL_LOSS_TOLERANCE:
-            self.out.warn(
-                f"the initial loss is {loss:.3f}, expected {expected:.3f} of random weights: something is wrong with the weights, the tokens or the loss"
-            )
 
     def _tick(self, what: Literal["training", "validating", "saving"]) -> None:
         """Add the time since the last tick to that spent on `what`."""
@@ -411,23 +517,29 @@ class Run:
             "learning_rate": self.optimizers.learning_rate,
             "grad_norm": norm,
             "tokens_per_second": speed,
-            "mfu": speed * flops / self.arithmetic.peak_flops_per_second,
+            "mfu": speed * flops / self.peak_flops_per_second,
             "seconds": self.state["seconds_training"],
         }
+        if self.noise_scale.tokens is not None:
+            values["noise_scale_tokens"] = self.noise_scale.tokens
         if self.teacher is not None:
             values["teacher_divergence"] = self.state["last_divergence"]
-        self.metrics.write(self._place() | values)
-        for name, value in values.items():
-            self.tensorboard.add_scalar(f"train/{name}", value, self.steps_done)
+        self._track(values)
 
-    def _validate(self) -> dict[str, Any]:
+    def _track(self, values: Values) -> None:
+        if self.trackers is not None:
+            phase = {"phase": self.stretch.name} if self.settings.phases else {}
+            self.trackers.log(self.steps_done, self.steps_done * self.settings.batch_tokens, values, phase)
+
+    def _validate(self) -> bool:
+        """Measure on held-out documents; says whether the loss is the lowest so far."""
         self._tick("training")
         values = self.validation(self.model, self.device)
-        self.metrics.write(self._place() | values)
-        for what, per_source in values.items():
-            for source, value in per_source.items():
-                self.tensorboard.add_scalar(f"{what}/{source}", value, self.steps_done)
+        self._track(values)
         total = values["validation_loss"].get("total")
+        best = total is not None and (self.state["best"] is None or total < self.state["best"]["loss"])
+        if best:
+            self.state["best"] = {"step": self.steps_done, "loss": total}
         if total is not None:
             self.out.note(
                 f"step {self.steps_done:,}: validation loss {total:.3f} nats per token, {values['validation_bits_per_byte']['total']:.3f} bits per byte"
@@ -437,12 +549,18 @@ class Run:
         if self.watch.stops:
             self.state["total_steps"] = self.steps_done
         self._tick("validating")
-        return values
+        return best
 
-    def _place(self) -> dict[str, Any]:
-        """Where the run is, for a line of metrics.jsonl."""
-        place = {"step": self.steps_done, "tokens": self.steps_done * self.settings.batch_tokens}
-        return place | ({"phase": self.stretch.name} if self.settings.phases else {})
+    def _share_moved(self) -> float:
+        """Share of the weights that training moved as far as bf16 can tell; warns when most of it is lost there."""
+        before = checkpoint.load_weights(self._first_weights)
+        share = share_moved(before, checkpoint.load_weights(self.out.folder / "checkpoint"))
+        if share < STUCK_SHARE:
+            self.out.warn(
+                f"only {share:.0%} of the weights differ from those at the start when written in bf16: the learning "
+                "rate is too small for bf16 weights; export in fp32, train longer, or raise it"
+            )
+        return share
 
     def _recent_loss(self) -> float:
         """Mean training loss of the last tenth of the steps, at most 50."""
@@ -450,23 +568,22 @@ class Run:
         last = losses[-max(min(len(losses) // 10, 50), 1) :]
         return sum(last) / len(last)
 
-    def _time_to_save(self) -> bool:
-        every, interval = self.settings.checkpoint_every, self.settings.checkpoint_interval
-        by_steps = every and self.steps_done % every == 0
-        by_time = interval and time.perf_counter() - self._saved_at >= interval
-        return bool(by_steps or by_time)
-
     def _introduce(self) -> None:
         settings = self.settings
         parameters = format_count(self.model.config.parameters())
         steps = f", {settings.planned_steps:,} steps" if settings.planned_steps else ""
         rows = f"{settings.batch_sequences} x {settings.sequence_length} tokens per step"
+        if self.team.ranks > 1:
+            rows += f" on {self.team.ranks} ranks" + (", weights spread over them" if self.team.sharded else "")
         self.out.note(f"{parameters} parameters, {rows}{steps}")
+        said: dict[str, None] = {}
         for stretch, batches in zip(self.batches.stretches, self.batches.phases, strict=True):
             if stretch.phase:
                 self.out.note(f"phase '{stretch.name}': {introduction(stretch)}")
-            for name, fit in batches.fits.items() if self.settings.packing.use == "best_fit" or stretch.phase else ():
-                self.out.note(f"packing of '{name}': {fit}")
+            fits = batches.fits.items() if stretch.settings.packing.use == "best_fit" else ()
+            said |= {f"packing of '{name}': {fit}": None for name, fit in fits}
+        for line in said:  # phases whose rows are the same say the same
+            self.out.note(line)
         for warning in self.batches.warnings:
             self.out.warn(warning)
 
@@ -477,76 +594,6 @@ class Run:
         self.out.note(f"resumed after step {self.steps_done:,} ({spent} of training)")
 
 
-class _Stop:
-    asked = False
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one stops at once."""
-    stop = _Stop()
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
-
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            before[number] = signal.signal(number, ask)
-        except ValueError:  # not the main thread: signals are someone else's business
-            break
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _moments(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The optimizer's part of the tensors of a checkpoint."""
     return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items() if key.startswith(PREFIX)}
-
-
-def adapt(model: Transformer, stretch: Stretch) -> None:
-    """Change a model's positions where a phase says so.
-
-    Raises:
-        MismatchError: its positions are learned.
-    """
-    if stretch.phase is None or stretch.phase.rope_theta is None:
-        return
-    config = model.config
-    if config.positions != "rotary":
-        place, hint = f"train.phases.{stretch.name}.rope_theta", "leave it out"
-        raise MismatchError("the model's positions are learned: it has no rotary base", place=place, hint=hint)
-    changes = {
-        "rope_theta": stretch.phase.rope_theta,
-        "context_length": max(config.context_length, stretch.settings.sequence_length),
-    }
-    model.config = config.model_copy(update=changes)
-    model.reset_buffers(model.embedding.weight.device)
-
-
-def _check_fit(settings: Train, model: Transformer, batches: PhasedBatches, vocab_size: int) -> None:
-    """Make sure that settings, model and tokens fit before anything is computed."""
-    config = model.config
-    check_contexts(batches.stretches, config.context_length)
-    if vocab_size > config.token_types:
-        raise MismatchError(
-            f"the tokens are of a vocabulary of {vocab_size:,}, the model knows {config.token_types:,} tokens",
-            place="train",
-            hint="encode with the tokenizer that belongs to the model",
-        )
-    batches.plan(settings.planned_steps or 1)
-
-
-def _most_steps(batches: PhasedBatches) -> tuple[int, SourcePlan]:
-    """How many steps there are before a source is seen more often than the mixture allows, and which source that is.
-
-    A source of weight w has had less than w n + 1 of the first n rows, and the plan forgives one row: so no plan of
-    this many steps or fewer is refused.
-    """
-    scarcest = min(batches.plan(1).sources, key=lambda source: source.deliverable_tokens / source.weight)
-    return max(int(scarcest.deliverable_tokens / scarcest.weight) // batches.batch_tokens, 1), scarcest

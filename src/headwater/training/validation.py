@@ -15,12 +15,21 @@ from headwater.model.transformer import Transformer
 from headwater.tokens.loader import Batch, HeldOutBatches
 from headwater.tokens.shards import HELD_OUT, TokenFolder
 from headwater.training.config import Train
+from headwater.training.distributed import Team
 
 
 class Validation:
     """Measures a model on some held-out documents of each source, of those too that it is not trained on."""
 
-    def __init__(self, settings: Train, tokens: Path, shares: Mapping[str, int], rows: int, out: Workspace) -> None:
+    def __init__(
+        self,
+        settings: Train,
+        tokens: Path,
+        shares: Mapping[str, int],
+        rows: int,
+        out: Workspace,
+        team: Team | None = None,
+    ) -> None:
         """Open the held-out documents.
 
         Args:
@@ -29,7 +38,9 @@ class Validation:
             shares: how the training rows are shared out between the sources.
             rows: how many of them at a time: as many as in training.
             out: told of sources that have too little to measure.
+            team: the ranks that share the work.
         """
+        self._team = team or Team()
         self._rows = rows
         self._shares = dict(shares)
         self._sources: dict[str, HeldOutBatches] = {}
@@ -63,18 +74,25 @@ class Validation:
         return {"validation_loss": loss, "validation_bits_per_byte": bits}
 
     def _loss(self, model: Transformer, batches: HeldOutBatches, device: str) -> float:
-        total, left = 0.0, batches.tokens
-        for batch in batches:
-            rows = len(batch.tokens)
+        total = 0.0
+        for batch, counted in self._mine(batches):
             # Gradient mode stays on and short batches are filled up, because the compiled code was made for training
             # and for this many rows; anything else would compile again.
             tokens, targets, documents = (tensor.to(device) for tensor in _fill(batch, self._rows))
             with torch.enable_grad():
                 losses = model.token_losses(tokens, targets, documents)
-            counted = losses[:rows].flatten()[:left]
-            total += float(counted.double().sum())
-            left -= counted.numel()
-        return total / batches.tokens
+            total += float(losses.flatten()[:counted].double().sum())
+        return self._team.sum(total)[0] / batches.tokens
+
+    def _mine(self, batches: HeldOutBatches) -> list[tuple[Batch, int]]:
+        """The batches of this rank with how many of their targets count: as many batches for each rank."""
+        left, found = batches.tokens, []
+        for batch in batches:
+            counted = min(batch.tokens.size, left)
+            found.append((batch, counted))
+            left -= counted
+        found += [(found[-1][0], 0)] * (-len(found) % self._team.ranks)
+        return found[self._team.rank :: self._team.ranks]
 
 
 def _mean(values: Mapping[str, float], weights: Mapping[str, float]) -> float:

@@ -104,7 +104,7 @@ def _phases(counts: Mapping[str, Any]) -> Iterator[Block]:
     rows = [
         [
             phase["name"],
-            ", ".join(f"{name} {share(of['weight'], 0)}" for name, of in phase["mixture"].items()),
+            ", ".join(f"{name} {share(of['weight'], 1)}" for name, of in phase["mixture"].items()),
             *map(whole, (phase["first_step"] + 1, phase["steps"], phase["tokens"], phase["sequence_length"])),
         ]
         for phase in counts["phases"]
@@ -121,9 +121,9 @@ def _packing(counts: Mapping[str, Any]) -> Iterator[Block]:
         [
             f"{phase}: {name}" if phase else name,
             whole(fit["rows"]),
-            share(fit["padding_share"], 2),
+            share(fit["padding_share"], 1),
             whole(fit["documents_cut"]),
-            share(fit["cut_off_share"], 2),
+            share(fit["cut_off_share"], 1),
         ]
         for phase, fits in by_phase.items()
         for name, fit in fits.items()
