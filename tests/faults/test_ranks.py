@@ -58,7 +58,7 @@ def test_an_error_is_said_once_and_all_ranks_end(tmp_path, prose):
     command = [*torchrun("--standalone", "--nproc-per-node", "2"), *recipe(prose, "train.sequence_length=128")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert done.stderr.count("tokens are more than initialize.model.context_length") == 1
+    assert done.stderr.count("tokens are more than the model's context_length") == 1
 
 
 def ip(*arguments: str) -> None:

@@ -194,3 +194,16 @@ def test_ranks_share_each_batch_and_nothing_is_lost(world, settings, count):
     assert {share.tokens.shape for share in shares} == {(4 // count, 32)}
     rows = sorted(row.tobytes() for share in shares for row in share.tokens)
     assert rows == sorted(row.tobytes() for row in batch.tokens)
+
+
+@pytest.mark.slow
+def test_ranks_go_through_phases_together(world, settings, out, tmp_path):
+    longer = [
+        {"name": "short", "total_tokens": 640},
+        {"name": "long", "total_tokens": 640, "sequence_length": 64, "micro_batch_sequences": 1},
+    ]
+    plan = settings(steps=None, phases=longer, packing={"use": "best_fit"})
+    train(plan, world, out)
+    two = ranks(tmp_path / "two", 2)
+    train(plan, world, two)
+    assert losses(two) == pytest.approx(losses(out), abs=1e-5)

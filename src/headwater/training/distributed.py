@@ -190,8 +190,9 @@ class Team(OneRank):
             losses: computes its losses of a micro-batch, of which `objective` is ready for `backward`.
             example: one micro-batch as it will come.
         """
-        self._loss = losses
-        if self.ranks > 1:
+        if self.ranks == 1:
+            self._loss = losses
+        elif self._ddp is None:
             self._loss = self._ddp = DistributedDataParallel(_Losses(model, losses))
             self._ddp.register_comm_hook(self, _average)
             # The buckets of gradients are laid out anew after the first backward pass. Have that behind us: with three
