@@ -64,16 +64,29 @@ WHICH = {
 }
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Degrees of freedom -> 97.5 % quantile of Student's t."""
+PAIRED = "depth_upscale at 100 %"
+"""With what other ways to grow the same base are compared, seed by seed."""
 FIGURE = {
-    "scratch": f"{GROWN_LAYERS} layers from scratch",
-    "base": f"{BASE_LAYERS} layers, never grown",
-    "depth_upscale at 10 %": "grown after 2 tokens per parameter",
-    "depth_upscale at 50 %": "grown after 10",
-    "depth_upscale at 100 %": "grown after 20",
-    "depth_upscale at 200 %": "grown after 40",
-    "depth_upscale at 400 %": "grown after 80",
+    f"{BASE_LAYERS} layers become {GROWN_LAYERS}": {
+        "scratch": f"{GROWN_LAYERS} layers from scratch",
+        "base": f"{BASE_LAYERS} layers, never grown",
+        "base, long": f"{BASE_LAYERS} layers, never grown",
+        "continued at 400 %": f"{BASE_LAYERS} layers, never grown",
+        "depth_upscale at 10 %": "grown after 2 tokens per parameter",
+        "depth_upscale at 50 %": "grown after 10",
+        "depth_upscale at 100 %": "grown after 20",
+        "depth_upscale at 200 %": "grown after 40",
+        "depth_upscale at 400 %": "grown after 80",
+    },
+    "2 layers become 4": {
+        "base": "4 layers from scratch",
+        "2 layers": "2 layers, never grown",
+        "2 layers continued at 400 %": "2 layers, never grown",
+        "2 layers stacked at 100 %": "grown after 20 tokens per parameter",
+        "2 layers stacked at 400 %": "grown after 80",
+    },
 }
-"""What is drawn, and its name there."""
+"""Panels of the figure: their titles, what is drawn, and its name there."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +108,8 @@ class Case:
     decay: bool = False
     every: int = 15
     """Steps between two validations."""
-    control: str = "base"
-    """What the source becomes when it is trained on as it is."""
+    control: str | None = "base"
+    """What the source becomes when it is trained on as it is; none where the case is that itself."""
     rival: str = "scratch"
     """The model of the same depth from scratch."""
 
@@ -105,13 +118,13 @@ def cases() -> Iterator[Case]:
     """All runs of a seed, each behind what it begins with; the most telling ones first."""
     yield Case("base", 2 * CHINCHILLA, warmup=20, every=70)
     yield Case("scratch", SCRATCH, layers=GROWN_LAYERS, warmup=20, every=50)
-    yield Case("continued at 100 %", 330, "base", CHINCHILLA)
+    yield Case("continued at 100 %", 330, "base", CHINCHILLA, control=None)
     control = "continued at 100 %"
     for name, growth in METHODS.items():
         yield Case(f"{name} at 100 %", AFTER, "base", CHINCHILLA, growth, control=control)
     at = (AFTER, "base", CHINCHILLA, SOLAR)
     yield Case("depth_upscale, fresh, warm-up 20", *at, state="fresh", warmup=20, control=control)
-    yield Case("continued at 200 %", 330, "base", 2 * CHINCHILLA)
+    yield Case("continued at 200 %", 330, "base", 2 * CHINCHILLA, control=None)
     yield Case("depth_upscale at 200 %", AFTER, "base", 2 * CHINCHILLA, SOLAR, control="continued at 200 %")
     yield from _far()
     yield from _shallow()
@@ -121,7 +134,7 @@ def cases() -> Iterator[Case]:
     yield Case("depth_upscale at 10 %", 450, "base", CHINCHILLA // 10, SOLAR, every=30)
     yield Case("depth_upscale at 50 %", 250, "base", CHINCHILLA // 2, SOLAR, every=25)
     # shrinking 6 layers to 4 with healing, against the 4 layers from scratch, which is "base"
-    yield Case("shrunk", AFTER, "scratch", None, {"use": "middle", "drop": 2}, rival="base")
+    yield Case("shrunk", AFTER, "scratch", None, {"use": "middle", "drop": 2}, control=None, rival="base")
     yield from _released()
     yield Case("depth_upscale at 25 %", 375, "base", CHINCHILLA // 4, SOLAR, every=25)
     for name, sources in WHICH.items():
@@ -132,11 +145,11 @@ def cases() -> Iterator[Case]:
 def _far() -> Iterator[Case]:
     """Far beyond what a model of this size is usually trained for, 80 tokens for each parameter; then with a decay too."""
     yield Case("base, long", 2 * CHINCHILLA, "base", every=140)
-    yield Case("continued at 400 %", 330, "base, long")
+    yield Case("continued at 400 %", 330, "base, long", control=None)
     yield Case("depth_upscale at 400 %", AFTER, "base, long", None, SOLAR, control="continued at 400 %")
     for point in ("200 %", "400 %"):
         control = f"continued at {point}, decayed"
-        yield Case(control, 210, f"continued at {point}", None, decay=True)
+        yield Case(control, 210, f"continued at {point}", None, decay=True, control=None)
         name = f"depth_upscale at {point}"
         yield Case(f"{name}, decayed", 174, name, None, decay=True, control=control)
 
@@ -145,7 +158,7 @@ def _shallow() -> Iterator[Case]:
     """A base so shallow that depth is what it lacks: 2 layers become 4, against "base", which has 4 from scratch."""
     double = {"use": "stack", "num_layers": 4}
     yield Case("2 layers", 4 * SHALLOW, layers=2, warmup=20, every=60)
-    yield Case("2 layers continued at 400 %", 510, "2 layers", 4 * SHALLOW, every=30)
+    yield Case("2 layers continued at 400 %", 510, "2 layers", 4 * SHALLOW, every=30, control=None, rival="base")
     to_4 = {"rival": "base", "control": "2 layers continued at 400 %"}
     yield Case("2 layers stacked at 400 %", 300, "2 layers", 4 * SHALLOW, double, **to_4)
     yield Case(
@@ -158,7 +171,7 @@ def _shallow() -> Iterator[Case]:
 def _released() -> Iterator[Case]:
     """A base as it is published, after its decay."""
     yield Case("base decayed", 140, "base", CHINCHILLA, decay=True)
-    yield Case("released, continued", 330, "base decayed")
+    yield Case("released, continued", 330, "base decayed", control=None)
     at = (AFTER, "base decayed", None, SOLAR)
     yield Case("released, depth_upscale", *at, control="released, continued")
     yield Case("released, depth_upscale, fresh", *at, state="fresh", warmup=20, control="released, continued")
@@ -371,15 +384,15 @@ def loss_at(run: Run, total: float) -> float:
 
 
 def band(values: Sequence[float]) -> str:
-    """Mean and 95 % confidence band over seeds, by Student's t."""
-    known = [value for value in values if math.isfinite(value)]
-    if len(known) < len(values) or not known:
-        return f"not reached by {len(values) - len(known)} of {len(values)}" if values else "-"
-    mean = statistics.mean(known)
-    if len(known) < 2:
-        return f"{mean:.3f} (1 seed)"
-    half = STUDENT[len(known) - 1] * statistics.stdev(known) / math.sqrt(len(known))
-    return f"{mean:.3f} ± {half:.3f}"
+    """Mean and 95 % confidence band over seeds, by Student's t; a dash where there is nothing to compare."""
+    if not values or any(map(math.isnan, values)):
+        return "-"
+    if missed := sum(map(math.isinf, values)):
+        return f"not by {missed} of {len(values)}"
+    if len(values) < 2:
+        return f"{values[0]:.3f} (1 seed)"
+    half = STUDENT[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.3f} ± {half:.3f}"
 
 
 class Table:
@@ -415,7 +428,15 @@ class Table:
             run, scratch = self.runs[case, seed], self.runs[rival, seed]
             total = min(run.totals[-1], scratch.totals[-1])
             spent = cost_of(run, loss_at(scratch, total)) + (0.0 if given else run.before)
-            found.append(1 - spent / total)
+            found.append(1 - spent / total if run.before < total else math.nan)
+        return band(found)
+
+    def shrinking(self) -> str:
+        """Share of the cost of 4 layers from scratch that healing a shrunk model saves, its source given."""
+        found = []
+        for seed in self.seeds("shrunk", "base"):
+            shrunk, base = self.runs["shrunk", seed], self.runs["base", seed]
+            found.append(1 - shrunk.costs[-1] / cost_of(base, shrunk.losses[-1]))
         return band(found)
 
     def recovery(self, case: str, source: str) -> str:
@@ -456,16 +477,21 @@ def tell(work: Path, figure: Path | None) -> None:
             continue
         print(f"\n| equal {unit} | {head} |\n|---|---|---|---|---|---|")
         for case in done:
-            if case.source is None or (case.growth is None and not case.control.startswith("continued")):
+            if case.source is None or case.name in ("base, long", "base decayed", "shrunk"):
                 continue
             cells = (
                 table.against(case.name, case.rival),
-                table.against(case.name, case.control),
+                table.against(case.name, case.control) if case.control else "-",
                 table.saving(case.name, case.rival, given=True),
                 table.saving(case.name, case.rival, given=False),
                 table.recovery(case.name, case.source),
             )
             print(f"| {case.name} | {' | '.join(cells)} |")
+        print(f"\n| loss at the end less that of {PAIRED} | mean |\n|---|---|")
+        for case in done:
+            if case.source == "base" and case.step == CHINCHILLA and case.growth and case.name != PAIRED:
+                print(f"| {case.name} | {table.against(case.name, PAIRED)} |")
+        print(f"\nShrunk: saved of the cost of its last loss from scratch, its source given: {table.shrinking()}")
     if figure:
         draw(flops, figure)
 
@@ -474,36 +500,42 @@ def draw(table: Table, path: Path) -> None:
     """The curves, means over seeds, against all that was spent."""
     import altair
 
-    shown = [case for case in dict.fromkeys(case for case, _ in table.runs) if case in FIGURE]
-    points = []
-    for case in shown:
-        runs = [table.runs[case, seed] for seed in table.seeds(case)]
-        losses = np.mean([run.losses for run in runs], axis=0)
-        for spent, loss in zip(runs[0].totals, losses, strict=True):
-            points.append({"run": FIGURE[case], "PFLOP": spent / 1e15, "loss": loss})
-    low = min(point["loss"] for point in points)
-    scale = altair.Scale(domain=[low - 0.02, low + 0.6], clamp=False)
-    chart = (
-        altair.Chart(altair.Data(values=points))
-        .mark_line(clip=True, strokeWidth=1.5)
-        .encode(
-            x=altair.X("PFLOP:Q", title="PFLOP since random weights, sources counted"),
-            y=altair.Y("loss:Q", title="validation loss [nats per token]", scale=scale),
-            color=altair.Color("run:N", title=None, sort=list(FIGURE.values())),
+    panels = []
+    for title, names in FIGURE.items():
+        points = []
+        for case in (case for case in names if table.seeds(case)):
+            runs = [table.runs[case, seed] for seed in table.seeds(case)]
+            losses = np.mean([run.losses for run in runs], axis=0)
+            for spent, loss in zip(runs[0].totals, losses, strict=True):
+                points.append({"run": names[case], "TFLOP": spent / 1e12, "loss": loss})
+        low = min(point["loss"] for point in points)
+        panels.append(
+            altair.Chart(altair.Data(values=points), title=title)
+            .mark_line(clip=True, strokeWidth=1.5)
+            .encode(
+                x=altair.X("TFLOP:Q", title="TFLOP since random weights, sources counted"),
+                y=altair.Y(
+                    "loss:Q",
+                    title="validation loss [nats per token]",
+                    scale=altair.Scale(domain=[low - 0.02, low + 0.6]),
+                ),
+                color=altair.Color(
+                    "run:N", title=None, sort=list(dict.fromkeys(names.values())), legend=altair.Legend(labelLimit=260)
+                ),
+            )
+            .properties(width=520, height=300)
         )
-        .properties(width=640, height=380)
-    )
-    chart.save(path)
+    altair.vconcat(*panels).resolve_scale(color="independent").save(path)
 
 
 def speed(work: Path, rounds: int = 12) -> None:
-    """Processor seconds of a step of both depths, taken in turns: the medians, for `tell`."""
+    """Processor seconds of a step of each depth, taken in turns: the medians, for `tell`."""
     from headwater.core.stage import Workspace
     from headwater.flow import run
     from headwater.training.train import Run as Training
 
     trainings = {}
-    for layers in (BASE_LAYERS, GROWN_LAYERS):
+    for layers in (2, BASE_LAYERS, GROWN_LAYERS):
         recipe = recipe_of(Case("speed", 10_000, layers=layers), 0, work, {})
         results = run(recipe, until="initialize")
         out = Workspace(work / "speed" / str(layers), recipe.machine)

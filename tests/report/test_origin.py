@@ -19,4 +19,4 @@ def test_a_grown_model_comes_with_what_growing_can_be_expected_to_save(tmp_path)
     blocks = list(origin(Evidence({"initialize": tmp_path}, Machine())))
     said = next(block.text for block in blocks if isinstance(block, Text))
     assert f"saved {SAVED_GIVEN.mean * 100:.1f} % ± {SAVED_GIVEN.half * 100:.1f} % of the arithmetic" in said
-    assert all(f"{lag.mean:+.3f} ± {lag.half:.3f} after {tokens}" in said for tokens, lag in LAG.items())
+    assert all(f"{lag.mean:+.3f} ± {lag.half:.3f} ({what})" in said for what, lag in LAG.items())

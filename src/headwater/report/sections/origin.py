@@ -47,16 +47,13 @@ def _changed(facts: dict[str, Any], verb: str) -> Iterator[Block]:
 def _expected(expected: dict[str, Any]) -> Text:
     """What growing has paid elsewhere."""
     given, counted = (expected[f"saved_source_{what}"] for what in ("given", "counted"))
-    lags = ", ".join(
-        f"{lag['mean']:+.3f} ± {lag['half']:.3f} after {tokens}"
-        for tokens, lag in expected["lag_by_tokens_per_parameter"].items()
-    )
+    lags = ", ".join(f"{lag['mean']:+.3f} ± {lag['half']:.3f} ({what})" for what, lag in expected["lag"].items())
     return Text(
         f"Where Headwater's authors measured it on small models, growing in depth saved {share(given['mean'], 1)} ± "
         f"{share(given['half'], 1)} of the arithmetic of training from scratch if the source was given, "
         f"{share(counted['mean'], 1)} ± {share(counted['half'], 1)} with its training counted. Simply training the source on "
-        f"may be better: less the loss of that control at equal arithmetic, the grown model's was {lags} tokens per "
-        "parameter (nats per token, 95 % bands)."
+        f"may be as good or better: at equal arithmetic, the grown model's loss was apart from that control's by {lags}, in "
+        "nats per token with 95 % bands; above 0, growing was worse."
     )
 
 
