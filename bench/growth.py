@@ -41,6 +41,8 @@ BASE_LAYERS, GROWN_LAYERS = 4, 6
 VOCABULARY, SEQUENCE, BATCH = 512, 128, 2048
 CHINCHILLA = 700
 """Steps of the base that count as its whole budget: 1.43M tokens, 20 for each of its 70,048 parameters."""
+SHALLOW = 420
+"""The same for the base of 2 layers, which has 43,232 parameters."""
 AFTER = 210
 """Steps after growth."""
 SCRATCH = 950
@@ -59,7 +61,6 @@ WHICH = {
     "lowest twice": [0, 0, 1, 1, 2, 3],
     "middle twice": [0, 1, 1, 2, 2, 3],
     "highest twice": [0, 1, 2, 2, 3, 3],
-    "highest, as a stack": [0, 1, 2, 3, 2, 3],
 }
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Degrees of freedom -> 97.5 % quantile of Student's t."""
@@ -70,6 +71,7 @@ FIGURE = {
     "depth_upscale at 50 %": "grown after 10",
     "depth_upscale at 100 %": "grown after 20",
     "depth_upscale at 200 %": "grown after 40",
+    "depth_upscale at 400 %": "grown after 80",
 }
 """What is drawn, and its name there."""
 
@@ -93,39 +95,78 @@ class Case:
     decay: bool = False
     every: int = 15
     """Steps between two validations."""
+    control: str = "base"
+    """What the source becomes when it is trained on as it is."""
+    rival: str = "scratch"
+    """The model of the same depth from scratch."""
 
 
 def cases() -> Iterator[Case]:
     """All runs of a seed, each behind what it begins with; the most telling ones first."""
-    grown = GROWN_LAYERS
     yield Case("base", 2 * CHINCHILLA, warmup=20, every=70)
-    yield Case("scratch", SCRATCH, layers=grown, warmup=20, every=50)
+    yield Case("scratch", SCRATCH, layers=GROWN_LAYERS, warmup=20, every=50)
     yield Case("continued at 100 %", 330, "base", CHINCHILLA)
+    control = "continued at 100 %"
     for name, growth in METHODS.items():
-        yield Case(f"{name} at 100 %", AFTER, "base", CHINCHILLA, growth)
-    yield Case("depth_upscale, fresh, warm-up 20", AFTER, "base", CHINCHILLA, SOLAR, state="fresh", warmup=20)
+        yield Case(f"{name} at 100 %", AFTER, "base", CHINCHILLA, growth, control=control)
+    at = (AFTER, "base", CHINCHILLA, SOLAR)
+    yield Case("depth_upscale, fresh, warm-up 20", *at, state="fresh", warmup=20, control=control)
     yield Case("continued at 200 %", 330, "base", 2 * CHINCHILLA)
-    yield Case("depth_upscale at 200 %", AFTER, "base", 2 * CHINCHILLA, SOLAR)
-    yield Case("depth_upscale at 10 %", 660, "base", CHINCHILLA // 10, SOLAR, every=30)
-    yield Case("depth_upscale at 50 %", 460, "base", CHINCHILLA // 2, SOLAR, every=30)
-    yield Case("depth_upscale, fresh, warm-up 0", AFTER, "base", CHINCHILLA, SOLAR, state="fresh")
-    yield Case("depth_upscale, kept, warm-up 20", AFTER, "base", CHINCHILLA, SOLAR, warmup=20)
-    yield Case("depth_upscale, kept, warm-up 100", AFTER, "base", CHINCHILLA, SOLAR, warmup=100)
-    yield Case("depth_upscale at 25 %", 585, "base", CHINCHILLA // 4, SOLAR, every=30)
+    yield Case("depth_upscale at 200 %", AFTER, "base", 2 * CHINCHILLA, SOLAR, control="continued at 200 %")
+    yield from _far()
+    yield from _shallow()
+    yield Case("depth_upscale, fresh, warm-up 0", *at, state="fresh", control=control)
+    yield Case("depth_upscale, kept, warm-up 100", *at, warmup=100, control=control)
+    # grown early: as long as makes the cost of the base's whole budget, its own part counted
+    yield Case("depth_upscale at 10 %", 450, "base", CHINCHILLA // 10, SOLAR, every=30)
+    yield Case("depth_upscale at 50 %", 250, "base", CHINCHILLA // 2, SOLAR, every=25)
     # shrinking 6 layers to 4 with healing, against the 4 layers from scratch, which is "base"
-    yield Case("shrunk", AFTER, "scratch", None, {"use": "drop_layers", "count": 2})
-    # a released base has had its decay; then each trains on, and decays in the end
+    yield Case("shrunk", AFTER, "scratch", None, {"use": "middle", "drop": 2}, rival="base")
+    yield from _released()
+    yield Case("depth_upscale at 25 %", 375, "base", CHINCHILLA // 4, SOLAR, every=25)
+    for name, sources in WHICH.items():
+        growth = {"use": "layers", "sources": sources}
+        yield Case(f"layers: {name}", AFTER, "base", CHINCHILLA, growth, control=control)
+
+
+def _far() -> Iterator[Case]:
+    """Far beyond what a model of this size is usually trained for, 80 tokens for each parameter; then with a decay too."""
+    yield Case("base, long", 2 * CHINCHILLA, "base", every=140)
+    yield Case("continued at 400 %", 330, "base, long")
+    yield Case("depth_upscale at 400 %", AFTER, "base, long", None, SOLAR, control="continued at 400 %")
+    for point in ("200 %", "400 %"):
+        control = f"continued at {point}, decayed"
+        yield Case(control, 210, f"continued at {point}", None, decay=True)
+        name = f"depth_upscale at {point}"
+        yield Case(f"{name}, decayed", 140, name, None, decay=True, control=control)
+
+
+def _shallow() -> Iterator[Case]:
+    """A base so shallow that depth is what it lacks: 2 layers become 4, against "base", which has 4 from scratch."""
+    double = {"use": "stack", "num_layers": 4}
+    yield Case("2 layers", 4 * SHALLOW, layers=2, warmup=20, every=60)
+    yield Case("2 layers continued at 400 %", 510, "2 layers", 4 * SHALLOW, every=30)
+    to_4 = {"rival": "base", "control": "2 layers continued at 400 %"}
+    yield Case("2 layers stacked at 400 %", 300, "2 layers", 4 * SHALLOW, double, **to_4)
+    yield Case(
+        "2 layers stacked at 100 %", 500, "2 layers", SHALLOW, double, every=25, rival="base", control="2 layers"
+    )
+    silent = {"use": "identity_blocks", "every": 1}
+    yield Case("2 layers with identity_blocks at 400 %", 300, "2 layers", 4 * SHALLOW, silent, **to_4)
+
+
+def _released() -> Iterator[Case]:
+    """A base as it is published, after its decay."""
     yield Case("base decayed", 140, "base", CHINCHILLA, decay=True)
     yield Case("released, continued", 330, "base decayed")
-    yield Case("released, depth_upscale", AFTER, "base decayed", None, SOLAR)
-    yield Case(
-        "released, depth_upscale, fresh, warm-up 20", AFTER, "base decayed", None, SOLAR, state="fresh", warmup=20
-    )
-    for name, sources in WHICH.items():
-        yield Case(f"layers: {name}", AFTER, "base", CHINCHILLA, {"use": "layers", "sources": sources})
-    yield Case("scratch decayed", 140, "scratch", None, decay=True)
-    yield Case("continued decayed", 210, "continued at 200 %", None, decay=True)
-    yield Case("grown decayed", 140, "depth_upscale at 200 %", None, decay=True)
+    at = (AFTER, "base decayed", None, SOLAR)
+    yield Case("released, depth_upscale", *at, control="released, continued")
+    yield Case("released, depth_upscale, fresh", *at, state="fresh", warmup=20, control="released, continued")
+
+
+def generation(case: Case) -> int:
+    """How many runs went before this one."""
+    return 0 if case.source is None else 1 + generation(next(other for other in cases() if other.name == case.source))
 
 
 def write_pages(books: Path, out: Path, megabytes: int = 45, page: int = 2000) -> None:
@@ -164,7 +205,9 @@ def recipe_of(case: Case, seed: int, work: Path, folders: dict[str, Path], train
             path = folder / "checkpoint"  # the last step
         start = {"use": "checkpoint", "path": str(path), "optimizer_state": case.state}
         if case.growth is not None:
-            start = {"use": "grown", "source": start, "growth": case.growth}
+            shrinks = case.growth["use"] == "middle"
+            more = {"use": "shrunk", "layers": case.growth} if shrinks else {"use": "grown", "growth": case.growth}
+            start = {"source": start, **more}
     kind = {"use": "wsd", "decay_share": 1.0} if case.decay else {"use": "constant"}
     return Recipe.model_validate(
         {
@@ -180,8 +223,8 @@ def recipe_of(case: Case, seed: int, work: Path, folders: dict[str, Path], train
                 "batch_tokens": BATCH,
                 "optimizer": {"use": "muon"},
                 "schedule": {**kind, "warmup_steps": case.warmup},
-                "precision": "bf16",
-                "seed": seed if case.source is None else seed + LATE * (1 + (case.decay or "released" in case.name)),
+                "speed": {"precision": "bf16"},
+                "seed": seed + LATE * generation(case),
                 "log_every": 20,
                 "validate_every": case.every,
                 "validation_tokens": 16_384,
@@ -204,11 +247,12 @@ def start_loss(recipe: Any, results: Any) -> dict[str, float]:
 
     model, _ = checkpoint.load_model(results.stages["initialize"] / "checkpoint")
     out = Workspace(results.stages["train"], recipe.machine)
-    values = Validation(recipe.train, results.stages["encode"], {"books": 1}, out)(model, "cpu")
+    rows = recipe.train.micro_batch
+    values = Validation(recipe.train, results.stages["encode"], {"books": 1}, rows, out)(model, "cpu")
     return {name: value["total"] for name, value in values.items()}
 
 
-def run_seed(work: Path, seed: int, only: str) -> None:
+def run_seed(work: Path, seed: int, only: Sequence[str]) -> None:
     """Do all runs of a seed that are not done yet, and write a row for each."""
     from headwater.core.log import read_metrics
     from headwater.core.store import read_json
@@ -218,7 +262,7 @@ def run_seed(work: Path, seed: int, only: str) -> None:
     rows = {row["case"]: row for row in map(json.loads, path.read_text().splitlines())} if path.is_file() else {}
     folders: dict[str, Path] = {name: Path(row["folder"]) for name, row in rows.items()}
     for case in cases():
-        if case.name in rows or (only not in case.name and case.source is not None):
+        if case.name in rows or (case.source is not None and not any(part in case.name for part in only)):
             continue
         recipe = recipe_of(case, seed, work, folders)
         clock = time.process_time()
@@ -358,70 +402,67 @@ class Table:
         pairs = [(self.runs[case, seed], self.runs[other, seed]) for seed in self.seeds(case, other)]
         return band([run.losses[-1] - loss_at(control, run.totals[-1]) for run, control in pairs])
 
-    def saving(self, case: str, given: bool) -> str:
-        """Share of the cost that a case saves until it is as good as a model from scratch that cost as much as its end."""
+    def saving(self, case: str, rival: str, given: bool) -> str:
+        """Share of the cost that a case saves until it is as good as a model from scratch that cost as much as its end.
+
+        What was trained before counts too unless it is `given`; then the model from scratch cost as much as the source.
+        """
         found = []
-        for seed in self.seeds(case, "scratch"):
-            run, scratch = self.runs[case, seed], self.runs["scratch", seed]
+        for seed in self.seeds(case, rival):
+            run, scratch = self.runs[case, seed], self.runs[rival, seed]
             total = min(run.totals[-1], scratch.totals[-1])
             spent = cost_of(run, loss_at(scratch, total)) + (0.0 if given else run.before)
             found.append(1 - spent / total)
         return band(found)
 
-    def recovery(self, case: str) -> str:
-        """Steps, as a share of all of the case, until it is as good again as what it was made of."""
+    def recovery(self, case: str, source: str) -> str:
+        """Share of a case until it is as good again as what it was made of."""
         found = []
-        for seed in self.seeds(case, "base"):
-            run, base = self.runs[case, seed], self.runs["base", seed]
-            found.append(cost_of(run, loss_at(base, run.before)) / run.costs[-1])
-        return band(found)
-
-    def shrinking(self) -> str:
-        """Share of the cost from scratch that a shrunk model saves until it is as good, its source given."""
-        found = []
-        for seed in self.seeds("shrunk", "base"):
-            base = self.runs["base", seed]
-            total = base.totals[-1] * CHINCHILLA / (2 * CHINCHILLA)
-            found.append(1 - cost_of(self.runs["shrunk", seed], loss_at(base, total)) / total)
+        for seed in self.seeds(case, source):
+            run, before = self.runs[case, seed], self.runs[source, seed]
+            found.append(cost_of(run, loss_at(before, run.before)) / run.costs[-1])
         return band(found)
 
 
 def tell(work: Path, figure: Path | None) -> None:
     """Print the tables, and draw the curves."""
     flops = Table(read_runs(work))
+    if not flops.runs:
+        print("nothing was run yet: python bench/growth.py run --books books.jsonl.zst")
+        return
     speeds = json.loads((work / "speed.json").read_text()) if (work / "speed.json").is_file() else None
     seconds = None
     if speeds:
         print(f"Processor seconds of a step, in turns in one process: {speeds}\n")
         seconds = Table(read_runs(work, {int(layers): value for layers, value in speeds.items()}))
-    done = dict.fromkeys(case for case, _ in flops.runs)
-    print("| run | seeds | loss before its first step | at its end |\n|---|---|---|---|")
+    done = [case for case in cases() if flops.seeds(case.name)]
+    print("| run | seeds | steps | loss before its first step | at its end |\n|---|---|---|---|---|")
     for case in done:
-        print(f"| {case} | {len(flops.seeds(case))} | {flops.start(case)} | {flops.end(case)} |")
+        seeds = len(flops.seeds(case.name))
+        print(f"| {case.name} | {seeds} | {case.steps:,} | {flops.start(case.name)} | {flops.end(case.name)} |")
     print(
         "\nDifferences of loss at the end of a run, at equal cost with all sources counted (below 0: growing is better); "
-        "savings up to the loss of a model from scratch of the same whole cost.\n"
+        "savings up to the loss of a model from scratch of the same whole cost; recovered: share of the run until it is "
+        "as good as its source.\n"
     )
-    head = "against scratch | against the base going on | saved, base given | saved, base counted | recovered after"
+    head = (
+        "against scratch | against the source going on | saved, source given | saved, source counted | recovered after"
+    )
     for unit, table in (("FLOPs", flops), ("seconds", seconds)):
         if table is None:
             continue
         print(f"\n| equal {unit} | {head} |\n|---|---|---|---|---|---|")
-        for case in (case for case in done if case.startswith(("depth", "stack", "inter", "identity", "layers"))):
-            point = case.rpartition(" at ")[2] if " at " in case else "100 %"
-            control = f"continued at {point}" if f"continued at {point}" in done else "base"
+        for case in done:
+            if case.source is None or (case.growth is None and not case.control.startswith("continued")):
+                continue
             cells = (
-                table.against(case, "scratch"),
-                table.against(case, control),
-                table.saving(case, given=True),
-                table.saving(case, given=False),
-                table.recovery(case),
+                table.against(case.name, case.rival),
+                table.against(case.name, case.control),
+                table.saving(case.name, case.rival, given=True),
+                table.saving(case.name, case.rival, given=False),
+                table.recovery(case.name, case.source),
             )
-            print(f"| {case} | {' | '.join(cells)} |")
-        for case in (case for case in done if case.startswith("released, ") and case != "released, continued"):
-            print(f"| {case} | - | {table.against(case, 'released, continued')} | - | - | - |")
-        print(f"| grown and decayed | - | {table.against('grown decayed', 'continued decayed')} | - | - | - |")
-        print(f"\nShrunk, saved of training {BASE_LAYERS} layers from scratch, its source given: {table.shrinking()}")
+            print(f"| {case.name} | {' | '.join(cells)} |")
     if figure:
         draw(flops, figure)
 
@@ -482,11 +523,13 @@ def speed(work: Path, rounds: int = 12) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["run", "speed", "tell"])
+    parser.add_argument("verb", nargs="?", default="tell", choices=["run", "speed", "tell"])
     parser.add_argument("--work", type=Path, default=Path("growth"), help="folder of all that is made")
     parser.add_argument("--books", type=Path, help="books as jsonl.zst with a column text")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", default="", help="runs whose name has this in it, besides those from random weights")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="runs whose name has this in it, besides those from random weights"
+    )
     parser.add_argument("--figure", type=Path, help="where to draw the curves (.svg or .png)")
     given = parser.parse_args()
     if given.verb == "tell":

@@ -43,7 +43,7 @@ FLOW = (
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
     Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
     Stage("encode", "headwater.tokens.encode:encode", {"documents": DOCUMENTS, "tokenizer": ("tokenizer",)}),
-    Stage("initialize", "headwater.model.initialize:initialize", {"tokenizer": ("tokenizer",)}),
+    Stage("initialize", "headwater.model.initialize:initialize", {"tokenizer": ("tokenizer",), "documents": DOCUMENTS}),
     Stage("train", "headwater.training.train:train", {"tokens": ("encode",), "checkpoint": ("initialize",)}),
     Stage(
         "evaluate",

@@ -20,11 +20,14 @@ from headwater.documents.dedup import Dedup
 from headwater.documents.read import Read
 from headwater.documents.split import Split
 from headwater.evaluation.config import Evaluate
-from headwater.model.config import Export, Initialize, RandomWeights
+from headwater.model.config import Export, GgufWeights, HuggingFaceWeights, RandomWeights
+from headwater.model.start import GrownWeights, Initialize, ShrunkWeights
 from headwater.report import Report
 from headwater.tokens.encode import Encode
+from headwater.tokens.extend import Extend
 from headwater.tokens.mixture import Mixture
 from headwater.tokens.tokenizer import Tokenizer, TrainBpe
+from headwater.tokens.trim import Trim
 from headwater.training.config import Train
 
 
@@ -133,6 +136,7 @@ def _misfits(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
                 if name not in weights and name not in mixture.replay:
                     yield (*place, "weights"), f"source '{name}' has no weight; give it one (0 leaves it out)"
     yield from _unknown_languages(recipe)
+    yield from _rows_without_tokens(recipe)
     if isinstance(recipe.initialize, RandomWeights):
         context = recipe.initialize.context_length
         for path, asked in (
@@ -177,6 +181,16 @@ def _mixtures(recipe: Recipe) -> Iterator[tuple[KeyPath, Mixture]]:
                 yield ("train", "phases", index, "mixture"), phase.mixture
 
 
+def _rows_without_tokens(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Find a tokenizer that is changed while the model that it is from stays as it is."""
+    if isinstance(recipe.tokenizer, Extend | Trim):
+        start = recipe.initialize
+        source = start.source if isinstance(start, GrownWeights | ShrunkWeights) else start
+        path = Path(recipe.tokenizer.path).expanduser()
+        if isinstance(source, HuggingFaceWeights | GgufWeights) and source.path == path and source.vocabulary is None:
+            yield ("initialize",), "the model has no rows for the changed tokenizer; set vocabulary: {use: means}"
+
+
 def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
     """Where a recipe names sources again, and which."""
     if recipe.clean:
@@ -185,7 +199,7 @@ def _source_names(recipe: Recipe) -> Iterator[tuple[KeyPath, Collection[str]]]:
             yield ("clean", "steps", index, "sources"), names
     if recipe.dedup:
         yield ("dedup", "sources"), recipe.dedup.sources
-    if isinstance(recipe.tokenizer, TrainBpe):
+    if isinstance(recipe.tokenizer, TrainBpe | Extend):
         yield ("tokenizer", "weights"), recipe.tokenizer.weights or ()
     for place, mixture in _mixtures(recipe):
         yield (*place, "weights"), mixture.known_weights or ()

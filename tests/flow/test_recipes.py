@@ -279,6 +279,7 @@ def test_continue(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert counts["phases"][0]["name"] == "main"
     report = (results.folder / "report.md").read_text(encoding="utf-8")
     assert "Phases of the training" in report
+    assert re.search(r"\| main \| .*general 25\.0.% \| 1 \|", report)
     assert "had risen from" in report
     assert "above the limit: training stopped." in report
     assert "documents cut that fit in a row" in report

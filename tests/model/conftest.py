@@ -11,7 +11,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from headwater.core.hardware import Machine
-from headwater.core.stage import Workspace
+from headwater.core.stage import Inputs, Workspace
+from headwater.documents.document import ShardFile, documents_of
 from headwater.model.config import ModelConfig
 from headwater.model.initialize import random_model
 from headwater.model.transformer import Transformer
@@ -64,3 +65,18 @@ def out(tmp_path: Path) -> Workspace:
     folder = tmp_path / "stage.partial"
     folder.mkdir()
     return Workspace(folder, Machine(threads=1))
+
+
+def write_documents(folder: Path) -> None:
+    """Write a finished stage of documents: two sources of English that is at hand everywhere."""
+    sources = {"library": [json.__doc__ or "", Workspace.__doc__ or ""], "torch": [torch.__doc__ or ""] * 3}
+    for name, texts in sources.items():
+        with ShardFile(folder / "documents" / f"{name}-00000.parquet") as shard:
+            shard.write(documents_of(name, texts * 3))
+
+
+@pytest.fixture
+def inputs(tokenizer: Path, tmp_path: Path) -> Inputs:
+    """Inputs of the stage initialize: the tokenizer, and documents to measure on."""
+    write_documents(tmp_path / "split")
+    return {"tokenizer": tokenizer, "documents": tmp_path / "split"}

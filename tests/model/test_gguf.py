@@ -15,9 +15,10 @@ from headwater.core.gguf import GgufFile
 from headwater.core.store import hash_file
 from headwater.export import referee
 from headwater.model import checkpoint, gguf
-from headwater.model.config import GgufWeights, GrownWeights
+from headwater.model.config import GgufWeights
 from headwater.model.growth import DepthUpscale
 from headwater.model.initialize import initialize
+from headwater.model.start import GrownWeights
 
 LLAMA = {
     "llama.context_length": 200,
@@ -157,10 +158,10 @@ def test_the_stage_begins_with_a_file_and_says_what_was_rounded(tokenizer, out, 
     assert torch.equal(loaded.norm.weight, gguf.read_file(path)[0].norm.weight)
 
 
-def test_exact_files_give_no_warning_and_models_grow_from_them(tokenizer, out, file):
+def test_exact_files_give_no_warning_and_models_grow_from_them(inputs, out, file):
     growth = DepthUpscale(use="depth_upscale", overlap_cut=0)
     settings = GrownWeights(use="grown", source=GgufWeights(use="gguf", path=file), growth=growth)
-    counts = initialize(settings, {"tokenizer": tokenizer}, out)
+    counts = initialize(settings, inputs, out)
     assert counts["model"]["num_layers"] == 4
     assert not any("quantised" in warning for warning in out.warnings)
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from headwater.core.errors import MismatchError
 from headwater.core.stage import Workspace
 from headwater.model import checkpoint, hf
-from headwater.model.config import CheckpointWeights, GrownWeights
+from headwater.model.config import CheckpointWeights
+from headwater.model.growth import Layer
 from headwater.model.initialize import initialize
-from headwater.model.moments import PREFIX
+from headwater.model.moments import PREFIX, _fitting, to_layers
+from headwater.model.start import GrownWeights, ShrunkWeights
 
 GROWTH = {"use": "depth_upscale", "overlap_cut": 1}
 """3 layers become 0 1 1 2."""
@@ -43,13 +45,13 @@ def grown(source: Path, growth: dict[str, Any], state: str = "auto") -> GrownWei
     [
         (GROWTH, [0, 1, 1, 2]),
         ({"use": "stack", "num_layers": 5}, [0, 1, 2, 0, 1]),
-        ({"use": "drop_layers", "count": 1}, [0, 2]),
+        ({"use": "layers", "sources": [0, 2]}, [0, 2]),
         ({"use": "identity_blocks", "every": 3}, [0, 1, 2, None]),
     ],
 )
-def test_each_copy_has_the_moments_of_its_layer(tokenizer, out, make_model, tmp_path, growth, sources):
+def test_each_copy_has_the_moments_of_its_layer(inputs, out, make_model, tmp_path, growth, sources):
     given = trained(make_model(), tmp_path / "given")
-    counts = initialize(grown(tmp_path / "given", growth), {"tokenizer": tokenizer}, out)
+    counts = initialize(grown(tmp_path / "given", growth), inputs, out)
     found, state = checkpoint.load_training(out.folder / "checkpoint")
     expected = {key: tensor for key, tensor in given.items() if ".blocks." not in f".{key.removeprefix(PREFIX)}"}
     for number, source in enumerate(sources):
@@ -65,35 +67,66 @@ def test_each_copy_has_the_moments_of_its_layer(tokenizer, out, make_model, tmp_
     assert checkpoint.read_info(out.folder / "checkpoint").step == 0
 
 
-def test_a_model_that_goes_on_keeps_its_moments(tokenizer, out, make_model, tmp_path):
+def test_a_model_that_goes_on_keeps_its_moments(inputs, out, make_model, tmp_path):
     given = trained(make_model(), tmp_path / "given")
-    initialize(CheckpointWeights(use="checkpoint", path=tmp_path / "given"), {"tokenizer": tokenizer}, out)
+    initialize(CheckpointWeights(use="checkpoint", path=tmp_path / "given"), inputs, out)
     found, _ = checkpoint.load_training(out.folder / "checkpoint")
     assert found.keys() == given.keys()
     assert all(torch.equal(found[key], given[key]) for key in given)
 
 
-def test_fresh_moments_on_demand(tokenizer, out, make_model, tmp_path):
+def test_fresh_moments_on_demand(inputs, out, make_model, tmp_path):
     trained(make_model(), tmp_path / "given")
-    counts = initialize(grown(tmp_path / "given", GROWTH, "fresh"), {"tokenizer": tokenizer}, out)
+    counts = initialize(grown(tmp_path / "given", GROWTH, "fresh"), inputs, out)
     assert counts["optimizer_state_tensors"] == 0
     assert not checkpoint.read_info(out.folder / "checkpoint").resumable
 
 
-def test_weights_alone_are_a_warning_or_refused(tokenizer, out, make_model, tmp_path):
+def test_weights_alone_are_a_warning_or_refused(inputs, out, make_model, tmp_path):
     checkpoint.save(tmp_path / "given", make_model(), 7)
-    initialize(grown(tmp_path / "given", GROWTH), {"tokenizer": tokenizer}, out)
+    initialize(grown(tmp_path / "given", GROWTH), inputs, out)
     assert out.warnings == [
         f"{tmp_path / 'given'}: has no optimizer state: it holds the weights alone; training begins with fresh moments"
     ]
     with pytest.raises(MismatchError, match=r"has no optimizer state.*hint: set optimizer_state to fresh"):
-        initialize(grown(tmp_path / "given", GROWTH, "keep"), {"tokenizer": tokenizer}, out)
+        initialize(grown(tmp_path / "given", GROWTH, "keep"), inputs, out)
 
 
-def test_a_hugging_face_folder_brings_none(tokenizer, out, make_model, tmp_path):
+def test_a_hugging_face_folder_brings_none(tokenizer, inputs, out, make_model, tmp_path):
     hf.write_folder(tmp_path / "given", make_model(), tokenizer / "tokenizer")
     source = {"use": "huggingface", "path": str(tmp_path / "given")}
     settings = GrownWeights.model_validate({"use": "grown", "source": source, "growth": GROWTH})
-    assert initialize(settings, {"tokenizer": tokenizer}, out)["optimizer_state_tensors"] == 0
+    assert initialize(settings, inputs, out)["optimizer_state_tensors"] == 0
     assert isinstance(out, Workspace)
     assert not out.warnings
+
+
+def test_weights_that_changed_their_size_begin_anew(inputs, out, make_model, tmp_path):
+    given = trained(make_model(), tmp_path / "given")
+    initialize(grown(tmp_path / "given", {"use": "widen", "ffn_size": 100}), inputs, out)
+    found, _ = checkpoint.load_training(out.folder / "checkpoint")
+    changed = ("ffn.gate_up.weight", "ffn.down.weight")
+    assert found.keys() == {key for key in given if not any(name in key for name in changed)}
+    assert all(torch.equal(found[key], given[key]) for key in found)
+
+
+def test_layers_that_stay_keep_their_moments(inputs, out, make_model, tmp_path):
+    given = trained(make_model(), tmp_path / "given")
+    source = {"use": "checkpoint", "path": str(tmp_path / "given")}
+    layers = {"use": "listed", "drop": [1]}
+    initialize(ShrunkWeights.model_validate({"use": "shrunk", "source": source, "layers": layers}), inputs, out)
+    found, _ = checkpoint.load_training(out.folder / "checkpoint")
+    key = f"{PREFIX}blocks.{{}}.ffn.down.weight/momentum"
+    assert torch.equal(found[key.format(1)], given[key.format(2)])
+
+
+def test_layers_of_another_model_and_rows_of_other_tokens_begin_anew(make_model):
+    layers = (Layer(0), Layer(1, other=True))
+    moments = {f"{PREFIX}blocks.{n}.ffn.down.weight/momentum": torch.ones(48, 80) * n for n in range(2)}
+    moments[f"{PREFIX}embedding.weight/exp_avg"] = torch.zeros(300, 48)
+    moments[f"{PREFIX}embedding.weight/step"] = torch.tensor(3.0)
+    mapped = to_layers(moments, layers)
+    assert f"{PREFIX}blocks.1.ffn.down.weight/momentum" not in mapped
+    model = make_model(num_layers=2)
+    assert _fitting(mapped, model, rows=True).keys() == mapped.keys()
+    assert _fitting(mapped, model, rows=False).keys() == {f"{PREFIX}blocks.0.ffn.down.weight/momentum"}

@@ -16,7 +16,8 @@ from headwater.core.stage import Workspace
 from headwater.core.store import hash_file, read_json
 from headwater.documents.document import read_batches, shards_in
 from headwater.tokens.codec import Codec, tricky_texts
-from headwater.tokens.tokenizer import Sample, Tokenizer, TokenizerFolder, TrainBpe, tokenizer
+from headwater.tokens.sample import Sample
+from headwater.tokens.tokenizer import Tokenizer, TokenizerFolder, TrainBpe, tokenizer
 
 
 def texts_in(folder: Path) -> list[str]:

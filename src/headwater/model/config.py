@@ -1,4 +1,4 @@
-"""The settings of the stages `initialize` and `export`. No torch here."""
+"""Where the weights of a model come from, and the settings of the stage `export`. No torch here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from headwater.core.config import Config
 from headwater.core.errors import InputError, MismatchError
 from headwater.model.dial import Derivation, Dial
-from headwater.model.growth import Growth
 from headwater.model.presets import NewModel
 from headwater.model.shape import ModelConfig, Residual
+from headwater.model.vocabulary import Vocabulary
 
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 """A folder of the user's; `~` is the home folder."""
@@ -85,6 +85,8 @@ class HuggingFaceWeights(Config):
     allow_pickle: bool = False
     """Read .bin files where there is no .safetensors file. They are Python pickles: one that was made to harm can run
     code on this machine when it is read. torch's restricted reader is used, which refuses known ways to do so."""
+    vocabulary: Vocabulary | None = None
+    """How its rows become those of the run's tokenizer, where that is another than the model's."""
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
         """The content of its files.
@@ -92,7 +94,8 @@ class HuggingFaceWeights(Config):
         Raises:
             InputError: the folder or its files are missing.
         """
-        return _content(self.path, ["config.json", *_weight_files(self.path)], hash_file)
+        weights = _content(self.path, ["config.json", *_weight_files(self.path)], hash_file)
+        return weights | (self.vocabulary.fingerprint(self.path, hash_file) if self.vocabulary else {})
 
 
 class CheckpointWeights(Config):
@@ -105,6 +108,8 @@ class CheckpointWeights(Config):
     optimizer_state: Literal["auto", "keep", "fresh"] = "auto"
     """The optimizer's moments, with which training wrote the checkpoint: training goes on from them (`auto`, with a
     warning where there are none; `keep`, refused where there are none), or begins with `fresh` ones."""
+    vocabulary: Vocabulary | None = None
+    """How its rows become those of the run's tokenizer, where that is another than the model's; names the model's."""
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
         """The content of its files.
@@ -112,7 +117,8 @@ class CheckpointWeights(Config):
         Raises:
             InputError: the folder or its files are missing.
         """
-        return _content(self.path, ["model.json", "weights.safetensors"], hash_file)
+        weights = _content(self.path, ["model.json", "weights.safetensors"], hash_file)
+        return weights | (self.vocabulary.fingerprint(self.path, hash_file) if self.vocabulary else {})
 
 
 class GgufWeights(Config):
@@ -123,6 +129,8 @@ class GgufWeights(Config):
     rounded away is lost, and the report says how many tensors were rounded."""
     path: Folder
     """The .gguf file."""
+    vocabulary: Vocabulary | None = None
+    """How its rows become those of the run's tokenizer, where that is another than the model's."""
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
         """The content of the file.
@@ -133,39 +141,12 @@ class GgufWeights(Config):
         if not self.path.is_file():
             hint = "check initialize.path; 'headwater fetch' lists models that can be had"
             raise InputError("there is no such file", place=str(self.path), hint=hint)
-        return {"gguf": hash_file(self.path)}
+        weights = {"gguf": hash_file(self.path)}
+        return weights | (self.vocabulary.fingerprint(self.path, hash_file) if self.vocabulary else {})
 
 
-class GrownWeights(Config):
-    """Begin with the layers of a trained model, more of them or fewer."""
-
-    use: Literal["grown"]
-    """`grown`: deeper or shallower than the model that it comes from."""
-    source: Annotated[HuggingFaceWeights | CheckpointWeights | GgufWeights, Field(discriminator="use")]
-    """The trained model. Everything but its layers is copied as it is: embeddings, head, last norm, context, vocabulary."""
-    growth: Growth
-    """Which layers the new model has."""
-    calibration: str = (
-        "The river begins as a spring under the ridge. In April the snow melts, and for three weeks the water carries "
-        "stones as large as a fist past the mill; by August a child can wade across. Engineers measured its flow for a "
-        "year: 1,240 litres per second on average, but 9 times as much in spring. def mean(values): return sum(values) "
-        "/ len(values). They wrote their report in plain words, because the people of the valley were to decide."
-    )
-    """A text on which the losses of both models are compared. Best one of the kind that the source was trained on."""
-
-    def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, str]:
-        """The content of the source's files.
-
-        Raises:
-            InputError: the folder or its files are missing.
-        """
-        return self.source.fingerprint(hash_file)
-
-
-Initialize = Annotated[
-    RandomWeights | HuggingFaceWeights | CheckpointWeights | GgufWeights | GrownWeights, Field(discriminator="use")
-]
-"""How the weights begin."""
+Trained = Annotated[HuggingFaceWeights | CheckpointWeights | GgufWeights, Field(discriminator="use")]
+"""The weights of a trained model."""
 
 
 class Export(Config):

@@ -1,31 +1,19 @@
-"""How weights begin: random, from a Hugging Face folder, a checkpoint or a GGUF file. The door of the stage initialize."""
+"""How weights begin: random, or those of a trained model, as it is, grown or shrunk. The door of the stage initialize."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headwater.core.errors import HeadwaterError, InputError
-from headwater.core.gguf import EXACT_TYPES
 from headwater.core.stage import Counts, Inputs, Workspace
-from headwater.model import checkpoint, gguf, hf
-from headwater.model.config import (
-    CheckpointWeights,
-    GgufWeights,
-    GrownWeights,
-    HuggingFaceWeights,
-    Initialize,
-    ModelConfig,
-    RandomWeights,
-)
-from headwater.model.grow import prove, regrow
-from headwater.model.growth import Layer
-from headwater.model.moments import carried
-from headwater.model.shape import Residual
+from headwater.model import checkpoint, hf, surgery
+from headwater.model.config import RandomWeights
+from headwater.model.proof import prove_written
+from headwater.model.shape import ModelConfig, Residual
+from headwater.model.start import GrownWeights, Initialize, ShrunkWeights
 from headwater.model.transformer import Transformer
 
 
@@ -34,6 +22,7 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
 
     Raises:
         InputError: a folder of weights cannot be read.
+        EmptyResultError: there is no text to measure a changed model on.
         MismatchError: the weights do not fit the tokenizer, or are of an unknown architecture.
     """
     tokenizer = inputs["tokenizer"] / "tokenizer"
@@ -48,18 +37,15 @@ def initialize(settings: Initialize, inputs: Inputs, out: Workspace) -> Counts:
                 out.note(str(number))
             model = random_model(config, settings.seed, settings.residual)
             notes["expected_initial_loss"] = config.expected_initial_loss(settings.residual)
-        case HuggingFaceWeights():
-            model = hf.read_folder(settings.path, allow_pickle=settings.allow_pickle, warn=out.warn)
-        case CheckpointWeights():
-            model, notes["step_in_source"] = _load_checkpoint(settings)
-            moments = carried(settings, None, out)
-        case GgufWeights():
-            model, more["tensor_types"] = _load_gguf(settings, out)
         case GrownWeights():
-            model, layers, more["grown"] = _grow(settings, tokenizer, out)
-            moments = carried(settings.source, layers, out)
+            model, moments, more = surgery.grow(settings, inputs, out)
+        case ShrunkWeights():
+            model, moments, more = surgery.shrink(settings, inputs, out)
+        case _:
+            model, moments, notes["step_in_source"], more = surgery.take(settings, inputs, out)
     hf.check_vocabulary(model.config.token_types, tokenizer)
     checkpoint.save(out.folder / "checkpoint", model, step=0, notes=notes, training_tensors=moments or None)
+    prove_written(out.folder / "checkpoint", model)
     config = model.config
     flops = config.flops_per_token(config.context_length)
     out.note(config.describe())
@@ -109,7 +95,10 @@ def random_model(config: ModelConfig, seed: int, residual: Residual = "scaled") 
 
 
 def weight_statistics(model: Transformer) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and largest size of the weights of each kind of matrix."""
+    """Mean, standard deviation, largest size and tails of the weights of each kind of matrix.
+
+    Of normal weights 4.55 % are beyond two standard deviations.
+    """
     kinds: dict[str, list[torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
         kind = name.split(".", 2)[2] if name.startswith("blocks.") else name
@@ -118,59 +107,10 @@ def weight_statistics(model: Transformer) -> dict[str, dict[str, float]]:
     for kind, pieces in kinds.items():
         weights = torch.cat(pieces)
         std = weights.std(correction=0)
-        statistics[kind] = {"mean": float(weights.mean()), "std": float(std), "max_abs": float(weights.abs().max())}
+        statistics[kind] = {
+            "mean": float(weights.mean()),
+            "std": float(std),
+            "max_abs": float(weights.abs().max()),
+            "beyond_two_std": float(((weights - weights.mean()).abs() > 2 * std).float().mean()),
+        }
     return statistics
-
-
-def _grow(
-    settings: GrownWeights, tokenizer: Path, out: Workspace
-) -> tuple[Transformer, tuple[Layer, ...], dict[str, Any]]:
-    """A model out of another's layers, their map, and what was found out about it."""
-    given = settings.source
-    match given:
-        case HuggingFaceWeights():
-            source = hf.read_folder(given.path, allow_pickle=given.allow_pickle, warn=out.warn)
-        case GgufWeights():
-            source, _ = _load_gguf(given, out)
-        case CheckpointWeights():
-            source, _ = _load_checkpoint(given)
-    model, layers = regrow(source, settings.growth)
-    hf.check_vocabulary(model.config.token_types, tokenizer)
-    tokens = torch.tensor(hf.token_ids(tokenizer, settings.calibration))
-    grown = {"layers": [layer._asdict() for layer in layers], **prove(model, source, layers, tokens)}
-    _tell_growth(grown, source, out)
-    return model, layers, grown
-
-
-def _tell_growth(grown: dict[str, Any], source: Transformer, out: Workspace) -> None:
-    """Print the layer map and the losses; warn where growing has broken the model."""
-    shown = " ".join(f"{layer['source']}{'*' if layer['silent'] else ''}" for layer in grown["layers"])
-    silent = "; * changes nothing until it is trained" if any(layer["silent"] for layer in grown["layers"]) else ""
-    out.note(f"{source.config.num_layers} layers become {len(grown['layers'])}, copies of: {shown}{silent}")
-    before, after = grown["loss_before"], grown["loss_after"]
-    out.note(f"loss on the calibration text: {before:.3f} nats per token before, {after:.3f} after")
-    if before < grown["loss_of_chance"] <= after:
-        out.warn(
-            f"the regrown model is no better than chance on the calibration text ({after:.3f} nats per token, chance "
-            f"{grown['loss_of_chance']:.3f}, the source {before:.3f}): it will have to learn most of it again"
-        )
-
-
-def _load_gguf(settings: GgufWeights, out: Workspace) -> tuple[Transformer, dict[str, int]]:
-    """A model from a GGUF file; says what was rounded in it."""
-    model, types = gguf.read_file(settings.path)
-    if rounded := {kind: count for kind, count in types.items() if kind not in EXACT_TYPES}:
-        counted = ", ".join(f"{count} as {kind}" for kind, count in rounded.items())
-        out.warn(
-            f"{sum(rounded.values())} of {sum(types.values())} tensors of {settings.path.name} were quantised ({counted}): "
-            "these weights are rounded, and begin a little worse than the model that the file was made from"
-        )
-    return model, types
-
-
-def _load_checkpoint(settings: CheckpointWeights) -> tuple[Transformer, int]:
-    try:
-        model, info = checkpoint.load_model(settings.path)
-    except HeadwaterError as error:
-        raise InputError(error.problem, place=error.place, hint="check initialize.path") from None
-    return model, info.step

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from headwater.core.config import Config
 from headwater.core.units import Count, Seconds, Tokens
+from headwater.model.config import Trained
 from headwater.tokens.mixture import Mixture
 from headwater.tokens.packing import Concatenate, Packing
 from headwater.training.forgetting import Forgetting
@@ -88,6 +91,24 @@ def _auto(value: object) -> object:
     return {} if value == "auto" else value
 
 
+class Distill(Config):
+    """Learn from a trained model too: what a shrunk model comes from teaches it. Source: Hinton et al. 2015 (arXiv:1503.02531)."""
+
+    source: Trained
+    """The teacher: a model with the same vocabulary. Each step takes its forward pass as well."""
+    weight: float = Field(default=0.5, gt=0, le=1)
+    """Its share of the loss; the rest is that of the tokens that came. Source: equal shares, our choice; Minitron
+    (arXiv:2407.14679, section 4) heals shrunk models with the teacher alone."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Probabilities are compared at this temperature: above 1 unlikely tokens count more."""
+
+    @model_validator(mode="after")
+    def _same_tokens(self) -> Self:
+        if self.source.vocabulary is not None:
+            raise ValueError("a teacher is taken as it is; leave vocabulary out")
+        return self
+
+
 class Train(Config):
     """How the weights are trained. Set exactly one of `steps`, `total_tokens` and `budget`, or `total_tokens` of each phase."""
 
@@ -113,6 +134,8 @@ class Train(Config):
     """Largest norm of the gradient of all weights together; 0 does not clip."""
     speed: Annotated[Speed, BeforeValidator(_auto)] = Speed()
     """How the arithmetic is done; `auto` measures everything at the start."""
+    distill: Distill | None = None
+    """A trained model to learn from, beside the text."""
     mixture: Mixture = Mixture()
     """What share of the training tokens comes from each source."""
     packing: Packing = Concatenate(use="concatenate")
@@ -173,6 +196,14 @@ class Train(Config):
             raise ValueError("; ".join(found))
         return self
 
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> dict[str, Any] | None:
+        """The content of the teacher's files, where there is one.
+
+        Raises:
+            InputError: they are missing.
+        """
+        return {"teacher": self.distill.source.fingerprint(hash_file)} if self.distill else None
+
     @property
     def batch_sequences(self) -> int:
         """Rows of a batch."""
@@ -197,6 +228,9 @@ class Train(Config):
         Source: a prototype on one core: 1,024, 2,048 and 4,096 tokens were within 8 %; see docs/lab-notes.md.
         """
         most = self.micro_batch_sequences or max(4096 // self.sequence_length, 1)
-        return max(
-            rows for rows in range(1, self.batch_sequences + 1) if rows <= most and not self.batch_sequences % rows
-        )
+        rows = self.batch_sequences
+        return max(count for count in range(1, rows + 1) if count <= most and not rows % count)
+
+    def of_one_rank(self, ranks: int) -> Train:
+        """The same settings for the rows of a batch that each of so many ranks takes."""
+        return self.model_copy(update={"batch_tokens": self.batch_tokens // ranks})

@@ -115,7 +115,7 @@ class Team(OneRank):
         self.ranks = launch.ranks if launch else 1
         self._launch = launch
         self._device = device
-        self._loss: Callable[..., Tensor] | None = None
+        self._loss: Callable[..., Any] | None = None
         self._ddp: DistributedDataParallel | None = None
         self.local_squares: Tensor | None = None
 
@@ -182,25 +182,26 @@ class Team(OneRank):
         if self.ranks > 1:
             dist.barrier()
 
-    def wrap(self, model: Transformer, example: tuple[Tensor, ...]) -> None:
+    def wrap(self, model: Transformer, losses: Callable[..., Any], example: tuple[Tensor, ...]) -> None:
         """Have the gradients of a model averaged over the ranks from now on.
 
         Args:
             model: what is trained.
+            losses: computes its losses of a micro-batch, of which `objective` is ready for `backward`.
             example: one micro-batch as it will come.
         """
         if self.ranks == 1:
-            self._loss = model.loss
-        elif self._ddp is None:
-            self._loss = self._ddp = DistributedDataParallel(_Loss(model))
+            self._loss = losses
+        elif self._ddp is None:  # once: a second one would average beside the first
+            self._loss = self._ddp = DistributedDataParallel(_Losses(model, losses))
             self._ddp.register_comm_hook(self, _average)
             # The buckets of gradients are laid out anew after the first backward pass. Have that behind us: with three
             # ranks or more a run that goes on would else add up its first gradients in another order.
-            self._ddp(*example).backward()
+            self._ddp(*example).objective.backward()
             model.zero_grad(set_to_none=True)
 
-    def loss(self, *micro_batch: Tensor) -> Tensor:
-        """Mean loss of a micro-batch of this rank, ready for `backward`."""
+    def loss(self, *micro_batch: Tensor) -> Any:
+        """Losses of a micro-batch of this rank, as the function given to `wrap` returns them."""
         assert self._loss is not None, "the model is not wrapped"
         return self._loss(*micro_batch)
 
@@ -247,15 +248,16 @@ def _average(team, bucket):  # noqa: ANN001, ANN202  # torch compares annotation
     return allreduce_hook(dist.group.WORLD, bucket)  # type: ignore[arg-type]
 
 
-class _Loss(nn.Module):
-    """A model's loss as a forward pass: what DistributedDataParallel can wrap."""
+class _Losses(nn.Module):
+    """A model's losses as a forward pass: what DistributedDataParallel can wrap."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, losses: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
+        self._losses = losses
 
-    def forward(self, *micro_batch: Tensor) -> Tensor:
-        return self.model.loss(*micro_batch)
+    def forward(self, *micro_batch: Tensor) -> Any:
+        return self._losses(*micro_batch)
 
 
 @contextmanager

@@ -52,9 +52,9 @@ class ShardedTeam(Team):
             register_fsdp_forward_method(model, method)
         self._model: Any = model
 
-    def wrap(self, model: Transformer, example: tuple[Tensor, ...]) -> None:  # noqa: ARG002
+    def wrap(self, model: Transformer, losses: Callable[..., Any], example: tuple[Tensor, ...]) -> None:  # noqa: ARG002
         """Nothing to do beyond `spread`."""
-        self._loss = model.loss
+        self._loss = losses
 
     @contextmanager
     def _exchange(self, shared: bool) -> Iterator[None]:

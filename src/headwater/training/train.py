@@ -10,14 +10,14 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
 
-from headwater.core.errors import Stopped, TrainingError
+from headwater.core.errors import MismatchError, Stopped, TrainingError
 from headwater.core.log import Progress, read_metrics
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.units import format_count, format_seconds
@@ -41,6 +41,7 @@ from headwater.training.alarms import (
 )
 from headwater.training.checkpoints import Checkpoints
 from headwater.training.config import Train
+from headwater.training.distill import Losses, Teacher
 from headwater.training.distributed import Team, assemble
 from headwater.training.fit import adapt, check_fit, most_steps
 from headwater.training.forgetting import Watch
@@ -86,6 +87,9 @@ class Run:
         self.settings = settings
         self.out = out
         self.team = team = team or Team()
+        if team.sharded and settings.distill:
+            problem = "a teacher needs a student whose weights are whole on every rank"
+            raise MismatchError(problem, place="machine.shard", hint="leave it out, or leave train.distill out")
         self.checkpoints = Checkpoints(settings, out, team)
         if team.leads:
             self.checkpoints.clear_unfinished()
@@ -102,30 +106,39 @@ class Run:
             "proven_step": -1,  # the newest weights that gave a finite loss and gradient: those after so many steps
             "initial_loss": None,
             "last_loss": None,
+            "last_divergence": None,  # of the model's probabilities from the teacher's, where there is one
             "nonfinite": 0,
             "recent_losses": [],
             "spikes": 0,
             "alarms": [],
             "noise_scale": None,
             "best": None,
+            "ranks": None,
             "speed": {},  # how it computes rows of each shape, to be kept
             "forgetting": {},
         } | resumed
+        alike = self.state["ranks"] == team.ranks  # else the cores are shared out otherwise
+        self.device = parallel.set_up(out, next(iter(self.state["speed"].values()), None) if alike else None)
+        self.state["ranks"] = team.ranks
+        self._first_weights = inputs["checkpoint"] / "checkpoint"
+        tensors = self._load(newest or self._first_weights, resuming=newest is not None)
         self.batches = PhasedBatches(inputs["tokens"], settings)
         for stretch in self.batches.stretches:
             team.check_batch(stretch.settings.batch_sequences)
-        self.stretch = self.batches.stretch(self.steps_done)
-        self.device = parallel.set_up(out, self.state["speed"].get(self._shape(self.stretch.settings)))
-        self._first_weights = inputs["checkpoint"] / "checkpoint"
-        tensors = self._load(newest or self._first_weights, resuming=newest is not None)
         check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
+        self.stretch = self.batches.stretch(self.steps_done)
         adapt(self.model, self.stretch)
         self.most_steps, self.scarcest = most_steps(self.batches)
         self._introduce()
         self._prepare()
+        longest = max(stretch.settings.sequence_length for stretch in self.batches.stretches)
+        self.teacher = (
+            Teacher(settings.distill, self.model, longest, self.arithmetic, out) if settings.distill else None
+        )
+        team.wrap(self.model, self._losses, self._micro_batches(self._batch())[0])
         self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype, team)
         shares = settings.mixture.parts(self.batches.tokens)
-        rows = self.state["speed"].get(self._shape(settings), {}).get("micro_batch", self.micro_batch)
+        rows = next(iter(self.state["speed"].values()))["micro_batch"]
         self.validation = Validation(settings, inputs["tokens"], shares, rows, out, team)
         self._watch()
         self.alarms = Alarms(self.model, self.state, out, team.sum)
@@ -142,53 +155,56 @@ class Run:
 
     def _load(self, folder: Path, resuming: bool) -> dict[str, Tensor]:
         """Load the model, spread over the ranks where they share it; returns the tensors to resume from."""
-        team = self.team
+        team, device = self.team, self.device
         if not team.sharded:
-            self.model, self.start = checkpoint.load_model(folder, self.device)
+            self.model, self.start = checkpoint.load_model(folder, device)
             return checkpoint.load_training(folder)[0] if resuming else {}
-        dtype = speed.unraced(self.stretch.settings, self.device).dtype
+        dtype = self._choice_of_all().dtype
         if not checkpoint.sharded_sizes(folder):
             self.model, self.start = checkpoint.load_model(
-                folder, self.device, spread=lambda model: team.spread(model, dtype), part=team.part
+                folder, device, spread=lambda model: team.spread(model, dtype), part=team.part
             )
             return checkpoint.load_training(folder)[0] if resuming else {}
         self.start = checkpoint.read_info(folder)
         with torch.device("meta"):
             self.model = Transformer(self.start.config)
         team.spread(self.model, dtype)
-        self.model.to_empty(device=self.device)
-        self.model.reset_buffers(self.device)
+        self.model.to_empty(device=device)
+        self.model.reset_buffers(device)
         return team.read_parts(folder, dict(self.model.named_parameters()))
 
-    def _share_of(self, settings: Train) -> Train:
-        """Settings as they are for this rank's share of each batch."""
-        return settings.model_copy(update={"batch_tokens": settings.batch_tokens // self.team.ranks})
-
-    def _shape(self, settings: Train) -> str:
-        """The shape of this rank's rows under some settings."""
-        return f"{self._share_of(settings).batch_sequences} x {settings.sequence_length}"
+    def _choice_of_all(self) -> speed.Choice:
+        """How ranks compute that each hold a part of the model: no race, in which they could come to differ."""
+        settings = self.settings.of_one_rank(self.team.ranks)
+        if kept := next(iter(self.state["speed"].values()), None):
+            return replace(speed.Choice(**kept), micro_batch=settings.micro_batch)
+        precision: speed.Precision | None = self.team.agree(
+            parallel.precision(settings, self.device) if self.team.leads else None
+        )
+        assert precision is not None
+        attention = "library" if settings.speed.attention == "library" else "blocks"
+        compiled = settings.speed.compile != "off"
+        return speed.Choice(precision, attention, settings.micro_batch, torch.get_num_threads(), compiled=compiled)
 
     def _prepare(self) -> None:
-        """Choose how rows of this phase's shape are computed, and compile for it.
-
-        Rank 0 races and compiles first; the others compute as it does, and find its compiled code. Where each holds only
-        a part of the weights nobody can compute alone: nothing is raced.
-        """
-        start, settings, chosen = time.perf_counter(), self._share_of(self.stretch.settings), self.state["speed"]
-        key, team = self._shape(self.stretch.settings), self.team
-        if chosen and key not in chosen:  # a later phase, or other ranks: number format and attention stay as they are
+        """Choose how rows of this phase's shape are computed, and compile for it; all ranks take what rank 0 chose."""
+        start, team, chosen = time.perf_counter(), self.team, self.state["speed"]
+        settings = self.stretch.settings.of_one_rank(team.ranks)
+        key = f"{settings.batch_sequences} x {settings.sequence_length}"
+        if chosen and key not in chosen:  # a later phase: optimizer and threads stay as they are
             settings = speed.only_rows(settings, next(iter(chosen.values())))
+        given = None
         if team.sharded and key not in chosen:
-            chosen[key] = asdict(speed.unraced(settings, self.device))
-        rows = self._on_device(self._batch())
-        if team.leads or team.sharded:
-            self.arithmetic = parallel.prepare(self.model, settings, self.device, rows, self.out, chosen.get(key))
-        chosen[key] = team.agree(asdict(self.arithmetic.choice) if team.leads else None)
-        if not (team.leads or team.sharded):
-            self.arithmetic = parallel.prepare(self.model, settings, self.device, rows, self.out, chosen[key])
+            given = replace(self._choice_of_all(), micro_batch=settings.micro_batch)
+        elif not team.leads and not team.sharded:  # rank 0 comes first, so that its compiled code is found
+            given = speed.Choice(**team.agree({}))
+        batch = self._on_device(self._batch())
+        kept = chosen.get(key)
+        self.arithmetic = parallel.prepare(self.model, settings, self.device, batch, self.out, kept, given)
+        if team.leads and not team.sharded:
+            team.agree(asdict(self.arithmetic.choice))
+        chosen[key] = asdict(self.arithmetic.choice)
         self.peak_flops_per_second = team.sum(self.arithmetic.peak_flops_per_second)[0]
-        tokens, targets, documents = (part[: self.micro_batch] for part in rows)
-        team.wrap(self.model, (tokens, targets, documents))
         self.state["seconds_compiling"] += time.perf_counter() - start
 
     def _watch(self) -> None:
@@ -205,14 +221,14 @@ class Run:
             )
 
     @property
-    def steps_done(self) -> int:
-        """Updates so far."""
-        return self.state["steps_done"]
-
-    @property
     def micro_batch(self) -> int:
         """Rows of one forward and backward pass."""
         return self.arithmetic.choice.micro_batch
+
+    @property
+    def steps_done(self) -> int:
+        """Updates so far."""
+        return self.state["steps_done"]
 
     @property
     def finished(self) -> bool:
@@ -308,7 +324,10 @@ class Run:
             "peak_flops_per_second": self.peak_flops_per_second,
             "ranks": self.team.ranks,
             "flops_per_token": flops,
-            "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length, mean over phases",
+            "flops_convention": "6 N + 6 L H Q T (causal attention), T = sequence_length, mean over phases"
+            + (", and a third of it for the teacher" if self.teacher else ""),
+            "distilled": self.teacher
+            and {"parameters": self.teacher.model.config.parameters(), "divergence": self.state["last_divergence"]},
             "precision": self.arithmetic.choice.precision,
             "device": self.device,
             "compiled": self.arithmetic.choice.compiled,
@@ -397,18 +416,24 @@ class Run:
         if shape(before) != shape(stretch):
             self._tick("training")
             self._prepare()
+            self.team.wrap(self.model, self._losses, self._micro_batches(self._batch())[0])
             self._clock = time.perf_counter()
+
+    def _flops_per_token(self, sequence_length: int) -> int:
+        """Operations to train on one token of such a row; with a teacher, its forward pass too."""
+        student = self.model.config.flops_per_token(sequence_length)
+        return student + (self.teacher.flops_per_token(sequence_length) if self.teacher else 0)
 
     def _flops(self) -> float:
         """Operations of all steps so far."""
         return sum(
-            self.model.config.flops_per_token(stretch.settings.sequence_length) * steps * self.settings.batch_tokens
+            self._flops_per_token(stretch.settings.sequence_length) * steps * self.settings.batch_tokens
             for stretch, steps in self.batches.done(self.steps_done)
         )
 
     def _gradient(self, batch: Batch) -> tuple[float, float]:
         """Forward and backward over the micro-batches of a batch: mean loss, and norm of the gradient."""
-        loss = torch.zeros((), device=self.device)
+        loss, divergence = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         # the mean over ranks of what each adds up is the mean over all targets that count
         counted = self.batches.counted_targets(self.steps_done) / self.team.ranks
         parts = self._micro_batches(batch)
@@ -418,13 +443,17 @@ class Run:
         for number, (tokens, targets, documents) in enumerate(parts, 1):
             share = (targets >= 0).sum() / counted
             with self.team.gradients(shared=number == len(parts)):
-                part = self.team.loss(tokens, targets, documents) * share
-                part.backward()
-            loss += part.detach()
+                losses: Losses = self.team.loss(tokens, targets, documents)
+                (losses.objective * share).backward()
+            loss += losses.token * share
+            divergence += losses.teacher * share
             if measure and self.team.ranks == 1 and number == 1 < len(parts):
                 small = squared_norm(list(self.optimizers.parameters.values())) / max(float(share), 1e-9) ** 2
         norm = self.team.clip(self.optimizers.parameters.values(), self.settings.clip_norm or math.inf)
-        loss_everywhere, squares = self.team.sum(float(loss), float(self.team.local_squares or 0.0))
+        squares = float(self.team.local_squares or 0.0)
+        loss_everywhere, apart, squares = self.team.sum(float(loss), float(divergence), squares)
+        if self.teacher is not None:
+            self.state["last_divergence"] = apart / self.team.ranks
         if self.team.local_squares is not None:
             small = squares / self.team.ranks
         if small is not None:
@@ -432,6 +461,13 @@ class Run:
             tokens_of_all = self.settings.batch_tokens
             self.noise_scale.add(small, tokens_of_all // pieces, norm**2, tokens_of_all)
         return loss_everywhere / self.team.ranks, norm
+
+    def _losses(self, *micro_batch: Tensor) -> Losses:
+        """Losses of a micro-batch: the model's own, or those with its teacher."""
+        if self.teacher is not None:
+            return self.teacher.losses(self.model, *micro_batch)
+        loss = self.model.loss(*micro_batch)
+        return Losses(loss, loss.detach(), torch.zeros_like(loss.detach()))
 
     def _batch(self) -> Batch:
         """This rank's rows of the next batch."""
@@ -478,7 +514,7 @@ class Run:
         steps, seconds = now[0] - self._logged[0], now[1] - self._logged[1]
         speed = steps * self.settings.batch_tokens / max(seconds, 1e-9)
         self._logged = now
-        flops = self.model.config.flops_per_token(self.stretch.settings.sequence_length)
+        flops = self._flops_per_token(self.stretch.settings.sequence_length)
         values = {
             "loss": loss,
             "learning_rate": self.optimizers.learning_rate,
@@ -489,6 +525,8 @@ class Run:
         }
         if self.noise_scale.tokens is not None:
             values["noise_scale_tokens"] = self.noise_scale.tokens
+        if self.teacher is not None:
+            values["teacher_divergence"] = self.state["last_divergence"]
         self._track(values)
 
     def _track(self, values: Values) -> None:
@@ -541,11 +579,14 @@ class Run:
         if self.team.ranks > 1:
             rows += f" on {self.team.ranks} ranks" + (", weights spread over them" if self.team.sharded else "")
         self.out.note(f"{parameters} parameters, {rows}{steps}")
+        said: dict[str, None] = {}
         for stretch, batches in zip(self.batches.stretches, self.batches.phases, strict=True):
             if stretch.phase:
                 self.out.note(f"phase '{stretch.name}': {introduction(stretch)}")
-            for name, fit in batches.fits.items() if self.settings.packing.use == "best_fit" or stretch.phase else ():
-                self.out.note(f"packing of '{name}': {fit}")
+            fits = batches.fits.items() if stretch.settings.packing.use == "best_fit" else ()
+            said |= {f"packing of '{name}': {fit}": None for name, fit in fits}
+        for line in said:  # phases whose rows are the same say the same
+            self.out.note(line)
         for warning in self.batches.warnings:
             self.out.warn(warning)
 

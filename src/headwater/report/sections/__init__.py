@@ -5,7 +5,7 @@ from __future__ import annotations
 from headwater.report import Report
 from headwater.report.blocks import Page, Section
 from headwater.report.evidence import Evidence
-from headwater.report.sections import cost, documents, headline, model, record
+from headwater.report.sections import cost, documents, headline, model, origin, record
 
 
 def compose(evidence: Evidence, settings: Report) -> Page:
@@ -19,6 +19,7 @@ def compose(evidence: Evidence, settings: Report) -> Page:
         Section("sources", "Sources and licences", list(documents.sources(evidence))),
         Section("tokenizer", "Tokenizer", list(documents.tokenizer(evidence))),
         Section("shape", "The model", list(model.shape(evidence))),
+        Section("origin", "Where the weights come from", list(origin.origin(evidence))),
         Section("first-step", "First-step check", list(model.first_step(evidence))),
         Section("scores", "Scores", list(model.scores(evidence))),
         Section("time", "Time", list(cost.times(evidence))),

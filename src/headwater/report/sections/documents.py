@@ -26,6 +26,9 @@ from headwater.report.blocks import (
 )
 from headwater.report.evidence import Document, Evidence
 
+FERTILITY = ("bytes_per_token", "tokens_per_word", "tokens_per_character")
+"""How densely a tokenizer writes; a word is what blanks divide."""
+
 
 def funnel(evidence: Evidence) -> Iterator[Block]:
     """The funnel: how many documents and bytes came in, what each reason took, what is left, for each source."""
@@ -256,6 +259,16 @@ def tokenizer(evidence: Evidence) -> Iterator[Block]:
     if facts:
         used = f"{share(facts['vocabulary_used'], 1)} of them occur in the text that this was measured on."
         yield Text(f"{whole(facts['vocab_size'])} entries; {used} The separator of documents is {facts['separator']}.")
+        changed = [(name, found, found["before"]) for name, found in facts["sources"].items() if "before" in found]
+        if changed:
+            yield Table(
+                "The tokenizer before and after it was changed",
+                ["source", "bytes per token", "after", "tokens per word", "after", "tokens per character", "after"],
+                [
+                    [name, *(decimal(of[key]) for key in FERTILITY for of in (before, after))]
+                    for name, after, before in changed
+                ],
+            )
         longest = "   ".join(json.dumps(text, ensure_ascii=False) for text in facts["longest_tokens"])
         yield Details("The longest entries of the vocabulary", [Code(longest)])
     if not tokens:

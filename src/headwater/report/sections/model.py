@@ -58,6 +58,11 @@ def learning(evidence: Evidence) -> Iterator[Block]:
         f"{whole(counts['tokens_per_second'])} tokens per second{use}. Loss is the mean surprise for each token; bits per byte "
         "divides it by the length of the text, so that models with different tokenizers can be compared."
     )
+    if taught := counts.get("distilled"):
+        yield Text(
+            f"A teacher of {whole(taught['parameters'])} parameters was learnt from too; at the last step the model's "
+            f"probabilities were {decimal(taught['divergence'])} nats per token away from the teacher's."
+        )
     if len(steps) > 1:
         yield figures.loss(steps, validations, counts.get("expected_initial_loss"))
     if len(validations) > 1:
@@ -99,7 +104,7 @@ def _phases(counts: Mapping[str, Any]) -> Iterator[Block]:
     rows = [
         [
             phase["name"],
-            ", ".join(f"{name} {share(of['weight'], 0)}" for name, of in phase["mixture"].items()),
+            ", ".join(f"{name} {share(of['weight'], 1)}" for name, of in phase["mixture"].items()),
             *map(whole, (phase["first_step"] + 1, phase["steps"], phase["tokens"], phase["sequence_length"])),
         ]
         for phase in counts["phases"]
@@ -116,9 +121,9 @@ def _packing(counts: Mapping[str, Any]) -> Iterator[Block]:
         [
             f"{phase}: {name}" if phase else name,
             whole(fit["rows"]),
-            share(fit["padding_share"], 2),
+            share(fit["padding_share"], 1),
             whole(fit["documents_cut"]),
-            share(fit["cut_off_share"], 2),
+            share(fit["cut_off_share"], 1),
         ]
         for phase, fits in by_phase.items()
         for name, fit in fits.items()
