@@ -426,7 +426,8 @@ def end_with_standard_input() -> None:
     """End this process at once when its standard input ends, because whoever started it is gone."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not sys.stdin, whose lock Python wants at its own end
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
