@@ -192,7 +192,7 @@ class Team(OneRank):
         """
         if self.ranks == 1:
             self._loss = losses
-        elif self._ddp is None:
+        elif self._ddp is None:  # once: a second one would average beside the first
             self._loss = self._ddp = DistributedDataParallel(_Losses(model, losses))
             self._ddp.register_comm_hook(self, _average)
             # The buckets of gradients are laid out anew after the first backward pass. Have that behind us: with three
