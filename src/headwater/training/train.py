@@ -113,15 +113,17 @@ class Run:
             "alarms": [],
             "noise_scale": None,
             "best": None,
-            "ranks": None,
             "speed": {},  # how it computes rows of each shape, to be kept
             "forgetting": {},
         } | resumed
         self.batches = PhasedBatches(inputs["tokens"], settings)
         for stretch in self.batches.stretches:
             team.check_batch(stretch.settings.batch_sequences)
-        check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         self.stretch = self.batches.stretch(self.steps_done)
+        self.device = parallel.set_up(out, self.state["speed"].get(self._shape(self.stretch.settings)))
+        self._first_weights = inputs["checkpoint"] / "checkpoint"
+        tensors = self._load(newest or self._first_weights, resuming=newest is not None)
+        check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         adapt(self.model, self.stretch)
         self.most_steps, self.scarcest = most_steps(self.batches)
         self._introduce()
@@ -215,14 +217,14 @@ class Run:
             )
 
     @property
-    def micro_batch(self) -> int:
-        """Rows of one forward and backward pass."""
-        return self.arithmetic.choice.micro_batch
-
-    @property
     def steps_done(self) -> int:
         """Updates so far."""
         return self.state["steps_done"]
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of one forward and backward pass."""
+        return self.arithmetic.choice.micro_batch
 
     @property
     def finished(self) -> bool:
