@@ -165,7 +165,9 @@ class Run:
         settings = self.settings.of_one_rank(self.team.ranks)
         if kept := next(iter(self.state["speed"].values()), None):
             return replace(speed.Choice(**kept), micro_batch=settings.micro_batch)
-        precision: speed.Precision | None = self.team.agree(parallel.precision(settings, self.device) if self.team.leads else None)
+        precision: speed.Precision | None = self.team.agree(
+            parallel.precision(settings, self.device) if self.team.leads else None
+        )
         assert precision is not None
         attention = "library" if settings.speed.attention == "library" else "blocks"
         compiled = settings.speed.compile != "off"
