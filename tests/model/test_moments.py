@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from headwater.core.errors import MismatchError
-from headwater.core.stage import Workspace
 from headwater.model import checkpoint, hf
 from headwater.model.config import CheckpointWeights
 from headwater.model.growth import Layer
@@ -85,9 +84,10 @@ def test_fresh_moments_on_demand(inputs, out, make_model, tmp_path):
 def test_weights_alone_are_a_warning_or_refused(inputs, out, make_model, tmp_path):
     checkpoint.save(tmp_path / "given", make_model(), 7)
     initialize(grown(tmp_path / "given", GROWTH), inputs, out)
-    assert out.warnings == [
+    told = (
         f"{tmp_path / 'given'}: has no optimizer state: it holds the weights alone; training begins with fresh moments"
-    ]
+    )
+    assert told in out.warnings
     with pytest.raises(MismatchError, match=r"has no optimizer state.*hint: set optimizer_state to fresh"):
         initialize(grown(tmp_path / "given", GROWTH, "keep"), inputs, out)
 
@@ -97,8 +97,7 @@ def test_a_hugging_face_folder_brings_none(tokenizer, inputs, out, make_model, t
     source = {"use": "huggingface", "path": str(tmp_path / "given")}
     settings = GrownWeights.model_validate({"use": "grown", "source": source, "growth": GROWTH})
     assert initialize(settings, inputs, out)["optimizer_state_tensors"] == 0
-    assert isinstance(out, Workspace)
-    assert not out.warnings
+    assert not any("optimizer state" in warning for warning in out.warnings)
 
 
 def test_weights_that_changed_their_size_begin_anew(inputs, out, make_model, tmp_path):

@@ -23,6 +23,7 @@ from headwater.model.config import CheckpointWeights, GgufWeights, HuggingFaceWe
 from headwater.model.grow import regrow, widen
 from headwater.model.growth import DepthUpscale, Layer, Widen
 from headwater.model.moments import carried
+from headwater.model.payoff import expect
 from headwater.model.proof import ROUNDING, measured, prove, prove_same
 from headwater.model.reduction import DropMeasured
 from headwater.model.rows import with_rows
@@ -105,6 +106,8 @@ def grow(settings: GrownWeights, inputs: Inputs, out: Workspace) -> tuple[Transf
     elif [layer.source for layer in layers if not layer.silent] == list(range(source.config.num_layers)):
         facts |= prove_same(model, source, tokens, 0.0)
     facts |= _before_and_after(source, model, rows, rows, out)
+    if expected := expect(source.config.num_layers, len(layers), out):
+        facts["expected"] = expected
     return model, carried(settings.source, layers or None, model, out), {"grown": facts, **more}
 
 

@@ -228,9 +228,6 @@ class Train(Config):
         Source: a prototype on one core: 1,024, 2,048 and 4,096 tokens were within 8 %; see docs/lab-notes.md.
         """
         most = self.micro_batch_sequences or max(4096 // self.sequence_length, 1)
-        rows = self.batch_sequences
-        return max(count for count in range(1, rows + 1) if count <= most and not rows % count)
-
-    def of_one_rank(self, ranks: int) -> Train:
-        """The same settings for the rows of a batch that each of so many ranks takes."""
-        return self.model_copy(update={"batch_tokens": self.batch_tokens // ranks})
+        return max(
+            rows for rows in range(1, self.batch_sequences + 1) if rows <= most and not self.batch_sequences % rows
+        )

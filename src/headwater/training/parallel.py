@@ -29,9 +29,6 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 """Largest difference [nats per token] between the loss of a choice and that of plain fp32 arithmetic before the choice is
 distrusted. Source: our estimate; compiled fp32 differed by less than 1e-5 on the batches of the tests, bf16 by 2e-3."""
 
-BF16_GAIN = 1.3
-"""How many times faster bf16 products must be to be taken unraced: below that, casts eat the gain. Source: our estimate."""
-
 
 @dataclass(frozen=True)
 class Arithmetic:
@@ -71,14 +68,6 @@ def set_up(out: Workspace, kept: Mapping[str, Any] | None = None) -> str:
     return device
 
 
-def precision(settings: Train, device: str) -> speed.Precision:
-    """The number format of a run that holds no race: as asked, else the one of faster products."""
-    if settings.speed.precision != "auto":
-        return settings.speed.precision
-    rates = {name: hardware.measure_peak_flops_per_second(device, name, seconds=0.3) for name in ("fp32", "bf16")}
-    return "bf16" if rates["bf16"] > BF16_GAIN * rates["fp32"] else "fp32"
-
-
 def compiled_code(out: Workspace) -> Path:
     """Folder in which compiled code is kept between runs: one per store, so that no other program can break it."""
     return out.folder.absolute().parent / "compiled"
@@ -91,7 +80,6 @@ def prepare(
     batch: Rows,
     out: Workspace,
     kept: Mapping[str, Any] | None = None,
-    given: Choice | None = None,
 ) -> Arithmetic:
     """Choose how a model computes, set it so, compile it, and make sure that its loss is that of plain arithmetic.
 
@@ -102,14 +90,13 @@ def prepare(
         batch: the rows of the first batch.
         out: told what was chosen, and when something does not work; its store remembers.
         kept: what a checkpoint keeps of how an earlier part of this run computed: it is done again, unmeasured.
-        given: what the other ranks of this run do: it is done here too.
 
     Raises:
         TrainingError: `compile: on`, and it fails.
     """
     start = time.perf_counter()
     memory = speed.Memory(out.folder.absolute().parent, model.config, settings, device)
-    known = Choice(**kept) if kept else given or memory.recall()
+    known = Choice(**kept) if kept else memory.recall()
     model.recompute = settings.speed.activations == "recompute"
     measured: list[str] = []
     choice = known
@@ -123,9 +110,7 @@ def prepare(
         memory.keep(choice, measured)
     if kept and choice != known:
         out.warn("the run was begun with compiled code and goes on without, or the other way round: not bit-exact")
-    origin = "as before in this run" if kept else "the same on all ranks" if given else "as measured before"
-    if known is None:
-        origin = "; ".join(measured)
+    origin = "as before in this run" if kept else "as measured before" if known else "; ".join(measured)
     seconds = format_seconds(time.perf_counter() - start)
     out.note(f"speed: {choice}{f' ({origin})' if origin else ''}; ready after {seconds}")
     peak = hardware.measure_peak_flops_per_second(device, choice.precision, seconds=0.3)

@@ -165,6 +165,15 @@ def race(model: Transformer, settings: Train, batch: Rows, machine: Machine, thr
     return Choice(precision, kernel, rows, threads), [word for word in words if word]
 
 
+def unraced(settings: Train, device: str) -> Choice:
+    """What is taken without a race, where ranks hold only parts of the weights: what is not `auto`, and the usual."""
+    wanted, gpu = settings.speed, device == "cuda"
+    precision = wanted.precision if wanted.precision != "auto" else "bf16" if gpu else "fp32"
+    attention = wanted.attention if wanted.attention != "auto" else "blocks"
+    compiled = wanted.compile == "on" or (wanted.compile == "auto" and gpu)
+    return Choice(precision, attention, settings.micro_batch, torch.get_num_threads(), compiled=compiled)
+
+
 def only_rows(settings: Train, chosen: Mapping[str, Any]) -> Train:
     """Settings in which all but the rows of a micro-batch is as in an earlier phase of the run."""
     fixed = {"precision": chosen["precision"], "attention": chosen["attention"]}

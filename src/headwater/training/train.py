@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -113,20 +113,17 @@ class Run:
             "alarms": [],
             "noise_scale": None,
             "best": None,
-            "ranks": None,
             "speed": {},  # how it computes rows of each shape, to be kept
             "forgetting": {},
         } | resumed
-        alike = self.state["ranks"] == team.ranks  # else the cores are shared out otherwise
-        self.device = parallel.set_up(out, next(iter(self.state["speed"].values()), None) if alike else None)
-        self.state["ranks"] = team.ranks
-        self._first_weights = inputs["checkpoint"] / "checkpoint"
-        tensors = self._load(newest or self._first_weights, resuming=newest is not None)
         self.batches = PhasedBatches(inputs["tokens"], settings)
         for stretch in self.batches.stretches:
             team.check_batch(stretch.settings.batch_sequences)
-        check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         self.stretch = self.batches.stretch(self.steps_done)
+        self.device = parallel.set_up(out, self.state["speed"].get(self._shape(self.stretch.settings)))
+        self._first_weights = inputs["checkpoint"] / "checkpoint"
+        tensors = self._load(newest or self._first_weights, resuming=newest is not None)
+        check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         adapt(self.model, self.stretch)
         self.most_steps, self.scarcest = most_steps(self.batches)
         self._introduce()
@@ -135,10 +132,10 @@ class Run:
         self.teacher = (
             Teacher(settings.distill, self.model, longest, self.arithmetic, out) if settings.distill else None
         )
-        team.wrap(self.model, self._losses, self._micro_batches(self._batch())[0])
+        self._wrap()
         self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype, team)
         shares = settings.mixture.parts(self.batches.tokens)
-        rows = next(iter(self.state["speed"].values()))["micro_batch"]
+        rows = self.state["speed"].get(self._shape(settings), {}).get("micro_batch", self.micro_batch)
         self.validation = Validation(settings, inputs["tokens"], shares, rows, out, team)
         self._watch()
         self.alarms = Alarms(self.model, self.state, out, team.sum)
@@ -155,57 +152,56 @@ class Run:
 
     def _load(self, folder: Path, resuming: bool) -> dict[str, Tensor]:
         """Load the model, spread over the ranks where they share it; returns the tensors to resume from."""
-        team, device = self.team, self.device
+        team = self.team
         if not team.sharded:
-            self.model, self.start = checkpoint.load_model(folder, device)
+            self.model, self.start = checkpoint.load_model(folder, self.device)
             return checkpoint.load_training(folder)[0] if resuming else {}
-        dtype = self._choice_of_all().dtype
+        dtype = speed.unraced(self.stretch.settings, self.device).dtype
         if not checkpoint.sharded_sizes(folder):
             self.model, self.start = checkpoint.load_model(
-                folder, device, spread=lambda model: team.spread(model, dtype), part=team.part
+                folder, self.device, spread=lambda model: team.spread(model, dtype), part=team.part
             )
             return checkpoint.load_training(folder)[0] if resuming else {}
         self.start = checkpoint.read_info(folder)
         with torch.device("meta"):
             self.model = Transformer(self.start.config)
         team.spread(self.model, dtype)
-        self.model.to_empty(device=device)
-        self.model.reset_buffers(device)
+        self.model.to_empty(device=self.device)
+        self.model.reset_buffers(self.device)
         return team.read_parts(folder, dict(self.model.named_parameters()))
 
-    def _choice_of_all(self) -> speed.Choice:
-        """How ranks compute that each hold a part of the model: no race, in which they could come to differ."""
-        settings = self.settings.of_one_rank(self.team.ranks)
-        if kept := next(iter(self.state["speed"].values()), None):
-            return replace(speed.Choice(**kept), micro_batch=settings.micro_batch)
-        precision: speed.Precision | None = self.team.agree(
-            parallel.precision(settings, self.device) if self.team.leads else None
-        )
-        assert precision is not None
-        attention = "library" if settings.speed.attention == "library" else "blocks"
-        compiled = settings.speed.compile != "off"
-        return speed.Choice(precision, attention, settings.micro_batch, torch.get_num_threads(), compiled=compiled)
+    def _share_of(self, settings: Train) -> Train:
+        """Settings as they are for this rank's share of each batch."""
+        return settings.model_copy(update={"batch_tokens": settings.batch_tokens // self.team.ranks})
+
+    def _shape(self, settings: Train) -> str:
+        """The shape of this rank's rows under some settings."""
+        return f"{self._share_of(settings).batch_sequences} x {settings.sequence_length}"
 
     def _prepare(self) -> None:
-        """Choose how rows of this phase's shape are computed, and compile for it; all ranks take what rank 0 chose."""
-        start, team, chosen = time.perf_counter(), self.team, self.state["speed"]
-        settings = self.stretch.settings.of_one_rank(team.ranks)
-        key = f"{settings.batch_sequences} x {settings.sequence_length}"
-        if chosen and key not in chosen:  # a later phase: optimizer and threads stay as they are
+        """Choose how rows of this phase's shape are computed, and compile for it.
+
+        Rank 0 races and compiles first; the others compute as it does, and find its compiled code. Where each holds only
+        a part of the weights nobody can compute alone: nothing is raced.
+        """
+        start, settings, chosen = time.perf_counter(), self._share_of(self.stretch.settings), self.state["speed"]
+        key, team = self._shape(self.stretch.settings), self.team
+        if chosen and key not in chosen:  # a later phase, or other ranks: number format and attention stay as they are
             settings = speed.only_rows(settings, next(iter(chosen.values())))
-        given = None
         if team.sharded and key not in chosen:
-            given = replace(self._choice_of_all(), micro_batch=settings.micro_batch)
-        elif not team.leads and not team.sharded:  # rank 0 comes first, so that its compiled code is found
-            given = speed.Choice(**team.agree({}))
-        batch = self._on_device(self._batch())
-        kept = chosen.get(key)
-        self.arithmetic = parallel.prepare(self.model, settings, self.device, batch, self.out, kept, given)
-        if team.leads and not team.sharded:
-            team.agree(asdict(self.arithmetic.choice))
-        chosen[key] = asdict(self.arithmetic.choice)
+            chosen[key] = asdict(speed.unraced(settings, self.device))
+        rows = self._on_device(self._batch())
+        if team.leads or team.sharded:
+            self.arithmetic = parallel.prepare(self.model, settings, self.device, rows, self.out, chosen.get(key))
+        chosen[key] = team.agree(asdict(self.arithmetic.choice) if team.leads else None)
+        if not (team.leads or team.sharded):
+            self.arithmetic = parallel.prepare(self.model, settings, self.device, rows, self.out, chosen[key])
         self.peak_flops_per_second = team.sum(self.arithmetic.peak_flops_per_second)[0]
         self.state["seconds_compiling"] += time.perf_counter() - start
+
+    def _wrap(self) -> None:
+        """Have gradients averaged over the ranks from now on, with rows of this phase's shape."""
+        self.team.wrap(self.model, self._losses, self._micro_batches(self._batch())[0])
 
     def _watch(self) -> None:
         """Begin to watch what the model knew before."""
@@ -221,14 +217,14 @@ class Run:
             )
 
     @property
-    def micro_batch(self) -> int:
-        """Rows of one forward and backward pass."""
-        return self.arithmetic.choice.micro_batch
-
-    @property
     def steps_done(self) -> int:
         """Updates so far."""
         return self.state["steps_done"]
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of one forward and backward pass."""
+        return self.arithmetic.choice.micro_batch
 
     @property
     def finished(self) -> bool:
@@ -416,7 +412,7 @@ class Run:
         if shape(before) != shape(stretch):
             self._tick("training")
             self._prepare()
-            self.team.wrap(self.model, self._losses, self._micro_batches(self._batch())[0])
+            self._wrap()
             self._clock = time.perf_counter()
 
     def _flops_per_token(self, sequence_length: int) -> int:

@@ -259,7 +259,9 @@ def tokenizer(evidence: Evidence) -> Iterator[Block]:
     if facts:
         used = f"{share(facts['vocabulary_used'], 1)} of them occur in the text that this was measured on."
         yield Text(f"{whole(facts['vocab_size'])} entries; {used} The separator of documents is {facts['separator']}.")
-        changed = [(name, found, found["before"]) for name, found in facts["sources"].items() if "before" in found]
+        changed = [
+            (name, found, found["before"]) for name, found in facts.get("sources", {}).items() if "before" in found
+        ]
         if changed:
             yield Table(
                 "The tokenizer before and after it was changed",

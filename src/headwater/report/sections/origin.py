@@ -32,6 +32,8 @@ def _changed(facts: dict[str, Any], verb: str) -> Iterator[Block]:
             if any(layer[key] for layer in facts["layers"])
         ]
         yield Text(f"Its {len(facts['layers'])} layers are these of the source: {'; '.join([shown, *legend])}.")
+    if expected := facts.get("expected"):
+        yield _expected(expected)
     if facts.get("dropped"):
         rows = [[str(gone["layer"]), decimal(gone["loss"]), decimal(gone["next_best"])] for gone in facts["dropped"]]
         header = ["layer left out", "loss without it", "without the next best"]
@@ -40,6 +42,22 @@ def _changed(facts: dict[str, Any], verb: str) -> Iterator[Block]:
         kept = [[name, share(value, 1)] for name, value in facts["activity_kept"].items()]
         yield Table("What stays had so much of all activity", ["size", "activity"], kept)
     yield _before_and_after(facts, verb)
+
+
+def _expected(expected: dict[str, Any]) -> Text:
+    """What growing has paid elsewhere."""
+    given, counted = (expected[f"saved_source_{what}"] for what in ("given", "counted"))
+    lags = ", ".join(
+        f"{lag['mean']:+.3f} ± {lag['half']:.3f} after {tokens}"
+        for tokens, lag in expected["lag_by_tokens_per_parameter"].items()
+    )
+    return Text(
+        f"Where Headwater's authors measured it on small models, growing in depth saved {share(given['mean'], 1)} ± "
+        f"{share(given['half'], 1)} of the arithmetic of training from scratch if the source was given, "
+        f"{share(counted['mean'], 1)} ± {share(counted['half'], 1)} with its training counted. Simply training the source on "
+        f"may be better: less the loss of that control at equal arithmetic, the grown model's was {lags} tokens per "
+        "parameter (nats per token, 95 % bands)."
+    )
 
 
 def _vocabulary(facts: dict[str, Any]) -> Iterator[Block]:
