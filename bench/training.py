@@ -27,6 +27,7 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from headwater.core.hardware import core_count, measure_peak_flops_per_second, processor_name
 from headwater.core.units import format_bytes, format_count, format_seconds
@@ -131,8 +132,10 @@ def start(name: str, job: dict[str, Any], clones: Path, quiet: bool) -> Trainer:
     return trainer
 
 
-def report(trainers: dict[str, list[Trainer]], config: ModelConfig, sequence: int, rows: int, peak: float) -> None:
-    """Print a line for each trainer, and Headwater's share of what the processor can do."""
+def report(
+    trainers: dict[str, list[Trainer]], config: ModelConfig, sequence: int, rows: int, peak: float, threads: int
+) -> None:
+    """Print a line for each trainer; its share of the peak by processor time, which a busy machine changes least."""
     ours, flops = trainers["headwater"][0], config.flops_per_token(sequence)
     best = max([peak, *(t.facts["peak_flops_per_second"] for t in trainers["headwater"])])
     print(f"\n{'':<16} {'tokens/s':>9} {'ratio':>6} {'tokens/CPU s':>13} {'ratio':>6} {'of peak':>8} {'memory':>9}")
@@ -142,7 +145,7 @@ def report(trainers: dict[str, list[Trainer]], config: ModelConfig, sequence: in
         memory = format_bytes(sum(t.facts["peak_bytes"] for t in several))
         print(
             f"{name:<16} {wall:>9,.0f} {mine[0] / wall:>6.2f} {processor:>13,.0f} {mine[1] / processor:>6.2f} "
-            f"{wall * flops / best:>8.1%} {memory:>9}"
+            f"{processor * threads * flops / best:>8.1%} {memory:>9}"
         )
     facts = ours.facts
     print(
@@ -173,6 +176,7 @@ def main() -> None:
         f"{sequence}; load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
+    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         checkpoint.save(folder / "initialize" / "checkpoint", random_model(config, 0), 0)
@@ -198,7 +202,7 @@ def main() -> None:
                 for trainer in several:
                     trainer.hear()
             peak = max(peak, measure_peak_flops_per_second("cpu", "bf16", 0.2))
-        report(trainers, config, sequence, rows, peak)
+        report(trainers, config, sequence, rows, peak, threads)
         for trainer in (one for several in trainers.values() for one in several):
             assert trainer.process.stdin is not None
             trainer.process.stdin.close()

@@ -250,8 +250,8 @@ def test_a_hostile_repository_runs_nothing(tmp_path: Path) -> None:
     for hook in ("post-checkout", "post-index-change", "reference-transaction"):
         laid_out(folder, {f".git/hooks/{hook}": f"#!/bin/sh\ntouch {mark}\n"})
         (folder / ".git" / "hooks" / hook).chmod(0o755)
-    for name in (str(folder), f"file://{folder}"):
-        run(tmp_path / "out" / name[:4], {"use": "repository", "repositories": name})
+    for kind, name in (("folder", str(folder)), ("address", f"file://{folder}")):
+        run(tmp_path / "out" / kind, {"use": "repository", "repositories": name})
     assert not mark.exists()
 
 

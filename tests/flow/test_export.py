@@ -69,9 +69,9 @@ def test_the_recipe_smollm2_goes_on_with_a_gguf_file(results, settings, here, pr
     """Full circle: a model of Headwater leaves as GGUF, and another run begins with it and its tokenizer."""
     main(["export", str(TINY), *settings, "machine.foreign_python=off", "export.dtype=q8_0", "--to", "gguf"])
     path = here / "tiny-gguf" / "tiny-Q8_0.gguf"
-    small = ("train.steps=2", "train.sequence_length=64", "train.batch_tokens=128", "train.compile=off")
+    small = ("train.steps=2", "train.sequence_length=64", "train.batch_tokens=128", "train.speed.compile=off")
     cheap = (
-        "train.precision=fp32",
+        "train.speed.precision=fp32",
         "evaluate.max_bytes=1kB",
         "evaluate.max_new_tokens=4",
         "machine.foreign_python=off",

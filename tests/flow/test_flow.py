@@ -126,7 +126,11 @@ def test_a_changed_setting_reruns_what_depends_on_it(results: Results, settings:
     def waiting(*overrides: str) -> dict[str, str]:
         return {step.name: step.reason for step in plan(load(TINY, *settings, *overrides)).waiting}
 
-    assert waiting("evaluate.max_new_tokens=8") == {"evaluate": "max_new_tokens 16 -> 8", "report": "evaluate changed"}
+    assert waiting("evaluate.max_new_tokens=8") == {
+        "evaluate": "max_new_tokens 16 -> 8",
+        "export": "evaluate changed",  # the model card holds the scores
+        "report": "evaluate changed, export changed",
+    }
     assert list(waiting("train.steps=30")) == ["train", "evaluate", "export", "report"]
     assert list(waiting("clean.steps.1.min_characters=200")) == STAGES[1:]
     assert waiting("clean.steps.1.min_characters=200")["clean"] == "steps.1.min_characters 160 -> 200"

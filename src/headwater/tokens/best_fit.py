@@ -120,7 +120,8 @@ def lay_out(sizes: np.ndarray, sequence_length: int, max_padding: float) -> Layo
     rows = int(_best_fit(sizes, sequence_length, *_work_space(len(sizes), sequence_length), row))
     item, first, tokens = np.arange(len(sizes)), np.zeros(len(sizes), np.int64), sizes.copy()
     total = int(sizes.sum())
-    wanted = max(math.floor(total / (sequence_length * (1 - max_padding))), math.ceil(total / sequence_length))
+    allowed = rows if max_padding >= 1 else math.floor(total / (sequence_length * (1 - max_padding)))
+    wanted = max(allowed, math.ceil(total / sequence_length))
     if wanted < rows:
         filled = np.bincount(row, sizes, rows).astype(np.int64)
         fullest = np.argsort(-filled, kind="stable")

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from headwater.core import hardware
 from headwater.core.errors import StoreError
@@ -195,4 +196,8 @@ def _bytes(tensor: Tensor) -> int:
 
 def _copy(tensor: Tensor) -> Tensor:
     """A copy in the processor's memory, spread over the ranks as the original is."""
-    return tensor.detach().clone() if hasattr(tensor, "to_local") else tensor.detach().to("cpu", copy=True)
+    if not isinstance(tensor, DTensor):
+        return tensor.detach().to("cpu", copy=True)
+    own = tensor.to_local().detach().clone()
+    layout = {"run_check": False, "shape": tensor.shape, "stride": tensor.stride()}
+    return DTensor.from_local(own, tensor.device_mesh, tensor.placements, **layout)

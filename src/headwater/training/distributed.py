@@ -192,7 +192,7 @@ class Team(OneRank):
         """
         if self.ranks == 1:
             self._loss = losses
-        elif self._ddp is None:
+        elif self._ddp is None:  # once: a second one would average beside the first
             self._loss = self._ddp = DistributedDataParallel(_Losses(model, losses))
             self._ddp.register_comm_hook(self, _average)
             # The buckets of gradients are laid out anew after the first backward pass. Have that behind us: with three
@@ -426,7 +426,8 @@ def end_with_standard_input() -> None:
     """End this process at once when its standard input ends, because whoever started it is gone."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not sys.stdin, whose lock Python wants at its own end
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

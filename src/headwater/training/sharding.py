@@ -53,8 +53,11 @@ class ShardedTeam(Team):
         self._model: Any = model
 
     def wrap(self, model: Transformer, losses: Callable[..., Any], example: tuple[Tensor, ...]) -> None:  # noqa: ARG002
-        """Nothing to do beyond `spread`."""
+        """Give back what forward passes have gathered: whoever asks for the parameters must get the parts."""
         self._loss = losses
+        for module in (*model.blocks, model):
+            part: Any = module
+            part.reshard()
 
     @contextmanager
     def _exchange(self, shared: bool) -> Iterator[None]:
