@@ -110,8 +110,8 @@ class Case:
     """Steps between two validations."""
     control: str | None = "base"
     """What the source becomes when it is trained on as it is; none where the case is that itself."""
-    rival: str = "scratch"
-    """The model of the same depth from scratch."""
+    rival: str | None = "scratch"
+    """The model of the same depth from scratch; none where one of the two has had its decay and the other not."""
 
 
 def cases() -> Iterator[Case]:
@@ -149,9 +149,9 @@ def _far() -> Iterator[Case]:
     yield Case("depth_upscale at 400 %", AFTER, "base, long", None, SOLAR, control="continued at 400 %")
     for point in ("200 %", "400 %"):
         control = f"continued at {point}, decayed"
-        yield Case(control, 210, f"continued at {point}", None, decay=True, control=None)
+        yield Case(control, 210, f"continued at {point}", None, decay=True, control=None, rival=None)
         name = f"depth_upscale at {point}"
-        yield Case(f"{name}, decayed", 174, name, None, decay=True, control=control)
+        yield Case(f"{name}, decayed", 174, name, None, decay=True, control=control, rival=None)
 
 
 def _shallow() -> Iterator[Case]:
@@ -164,6 +164,10 @@ def _shallow() -> Iterator[Case]:
     yield Case(
         "2 layers stacked at 100 %", 500, "2 layers", SHALLOW, double, every=25, rival="base", control="2 layers"
     )
+    control = "2 layers continued at 400 %, decayed"
+    yield Case(control, 246, "2 layers continued at 400 %", None, decay=True, control=None, rival=None)
+    name = "2 layers stacked at 400 %"
+    yield Case(f"{name}, decayed", 150, name, None, decay=True, control=control, rival=None)
     silent = {"use": "identity_blocks", "every": 1}
     yield Case("2 layers with identity_blocks at 400 %", 300, "2 layers", 4 * SHALLOW, silent, **to_4)
 
@@ -171,10 +175,12 @@ def _shallow() -> Iterator[Case]:
 def _released() -> Iterator[Case]:
     """A base as it is published, after its decay."""
     yield Case("base decayed", 140, "base", CHINCHILLA, decay=True)
-    yield Case("released, continued", 330, "base decayed", control=None)
+    yield Case("released, continued", 330, "base decayed", control=None, rival=None)
     at = (AFTER, "base decayed", None, SOLAR)
-    yield Case("released, depth_upscale", *at, control="released, continued")
-    yield Case("released, depth_upscale, fresh", *at, state="fresh", warmup=20, control="released, continued")
+    yield Case("released, depth_upscale", *at, control="released, continued", rival=None)
+    yield Case(
+        "released, depth_upscale, fresh", *at, state="fresh", warmup=20, control="released, continued", rival=None
+    )
 
 
 def generation(case: Case) -> int:
@@ -480,10 +486,10 @@ def tell(work: Path, figure: Path | None) -> None:
             if case.source is None or case.name in ("base, long", "base decayed", "shrunk"):
                 continue
             cells = (
-                table.against(case.name, case.rival),
+                table.against(case.name, case.rival) if case.rival else "-",
                 table.against(case.name, case.control) if case.control else "-",
-                table.saving(case.name, case.rival, given=True),
-                table.saving(case.name, case.rival, given=False),
+                table.saving(case.name, case.rival, given=True) if case.rival else "-",
+                table.saving(case.name, case.rival, given=False) if case.rival else "-",
                 table.recovery(case.name, case.source),
             )
             print(f"| {case.name} | {' | '.join(cells)} |")

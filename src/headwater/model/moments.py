@@ -1,7 +1,7 @@
 """The optimizer state that comes with the weights of a checkpoint, sorted to the layers of the model made of them.
 
-Fresh moments cost a model some of what it knew: the first updates have no history to go by, and are as large as at the
-peak of training. Copies of a layer begin with the moments of that layer. Source: our measurements, docs/lab-notes.md.
+With it a model that goes on as it is goes on exactly, without warming up again. Copies of a layer begin with the moments
+of that layer: no worse than fresh ones, and no better that we could measure. Source: docs/lab-notes.md, "Does growing pay?".
 """
 
 from __future__ import annotations

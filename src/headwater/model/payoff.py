@@ -35,6 +35,7 @@ LAG: dict[str, Measured] = {
     "4 layers to 6 after 20 tokens per parameter": Measured(0.007, 0.013),
     "after 40": Measured(0.005, 0.007),
     "after 80": Measured(0.003, 0.036),
+    "2 layers to 4 after 20": Measured(-0.040, 0.028),
     "2 layers to 4 after 80": Measured(-0.039, 0.012),
 }
 """What was grown, after how much training of the source -> loss of the grown model less that of the source trained on for
