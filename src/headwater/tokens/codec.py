@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ class Codec:
     def _encode_by_reference(self, texts: Sequence[str], threads: int) -> list[np.ndarray]:
         """Encode with Hugging Face's software, which uses threads for batches of more than one text."""
         encoded: list[np.ndarray] = []
-        for batch in _batches(texts, _HUGGING_FACE_BATCH_CHARACTERS if threads > 1 else 0):
+        for batch in text_batches(texts, _HUGGING_FACE_BATCH_CHARACTERS if threads > 1 else 0):
             for encoding in self.reference.encode_batch_fast(batch, add_special_tokens=False):
                 encoded.append(np.array(encoding.ids, np.uint32))  # noqa: PERF401
         return encoded
@@ -276,7 +276,7 @@ def _split(array: Any, texts: int) -> list[np.ndarray]:
     return np.split(awkward.to_numpy(awkward.flatten(array)), np.cumsum(lengths)[:-1])
 
 
-def _batches(texts: Sequence[str], characters: int) -> Iterable[list[str]]:
+def text_batches(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
     """Runs of texts of about so many characters; one by one for 0."""
     batch: list[str] = []
     size = 0

@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from headwater.core.errors import InputError, MismatchError
 from headwater.core.stage import Workspace
 from headwater.core.units import Bytes, Count, format_bytes
-from headwater.tokens.codec import Codec
+from headwater.tokens.codec import Codec, text_batches
 from headwater.tokens.existing import ExistingTokenizer
 from headwater.tokens.sample import Sample
 from headwater.tokens.shards import DOCUMENTS
@@ -139,7 +139,7 @@ def _frequent_pairs(
 
 def _as_characters(tokenizer: tokenizers.Tokenizer, texts: Iterator[str]) -> Iterator[str]:
     """Each text as one character for each token, with a blank between the pieces that merges may not cross."""
-    for batch in _batches(texts):
+    for batch in text_batches(texts, _BATCH_CHARACTERS):
         for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
             if not encoding.ids:
                 continue
@@ -147,19 +147,6 @@ def _as_characters(tokenizer: tokenizers.Tokenizer, texts: Iterator[str]) -> Ite
             words = np.array([-1 if word is None else word for word in encoding.word_ids])
             cuts = np.flatnonzero(np.diff(words)) + 1
             yield np.insert(characters, cuts, ord(" ")).astype("<u4").tobytes().decode("utf-32-le")
-
-
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _merges(
@@ -202,7 +189,7 @@ def _extended(
 def _used(tokenizer: tokenizers.Tokenizer, sample: Sample, first: int) -> int:
     """How many tokens from id `first` on occur in the sample."""
     seen: set[int] = set()
-    for batch in _batches(sample.texts()):
+    for batch in text_batches(sample.texts(), _BATCH_CHARACTERS):
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             seen.update(number for number in encoding.ids if number >= first)
     return len(seen)

@@ -43,6 +43,23 @@ class Table(FileSource):
         """The columns that are read."""
         return list(dict.fromkeys([self.columns.text, *self.columns.others().values(), *self.columns.meta]))
 
+    def parts(self, part_bytes: int) -> Sequence[Any]:
+        """Spans of files, gathered until they are about `part_bytes`; one that cannot be divided is read in one go."""
+        parts: list[list[Span]] = [[]]
+        room = part_bytes
+        for path in self.files():
+            for span, size in self._spans(path):
+                if size > room and parts[-1]:
+                    parts.append([])
+                    room = part_bytes
+                parts[-1].append(span)
+                room -= size
+        return [tuple(part) for part in parts if part]
+
+    def _spans(self, path: str) -> list[tuple[Span, int]]:
+        """What of a file can be read on its own, and the size of each."""
+        raise NotImplementedError
+
     def check_schema(self, schema: pa.Schema, path: str) -> None:
         """Make sure that a file has the columns wanted.
 
@@ -99,19 +116,6 @@ class Parquet(Table):
         """Files of a folder that are Parquet."""
         return (".parquet",)
 
-    def parts(self, part_bytes: int) -> Sequence[Any]:
-        """Row groups, gathered until they hold `part_bytes` of text."""
-        parts: list[list[Span]] = [[]]
-        room = part_bytes
-        for path in self.files():
-            for span, size in self._spans(path):
-                if size > room and parts[-1]:
-                    parts.append([])
-                    room = part_bytes
-                parts[-1].append(span)
-                room -= size
-        return [tuple(part) for part in parts if part]
-
     def _spans(self, path: str) -> list[tuple[Span, int]]:
         """The row groups of a file and the size of their texts; the whole file when it is damaged, which reading it tells."""
         try:
@@ -163,19 +167,6 @@ class Arrow(Table):
     def suffixes(cls) -> tuple[str, ...]:
         """Files of a folder that are Arrow."""
         return (".arrow", ".feather", ".ipc")
-
-    def parts(self, part_bytes: int) -> Sequence[Any]:
-        """Record batches of files, gathered until they are about `part_bytes`; a stream is read in one go."""
-        parts: list[list[Span]] = [[]]
-        room = part_bytes
-        for path in self.files():
-            for span, size in self._spans(path):
-                if size > room and parts[-1]:
-                    parts.append([])
-                    room = part_bytes
-                parts[-1].append(span)
-                room -= size
-        return [tuple(part) for part in parts if part]
 
     def files(self) -> list[str]:
         """The files that `paths` name; of a folder that `save_to_disk` wrote, those that it lists."""

@@ -13,9 +13,9 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpcore
 import httpx
@@ -24,6 +24,8 @@ from protego import Protego
 from headwater.documents.sources.bodies import decoded
 from headwater.documents.sources.extract import PageError
 from headwater.documents.sources.opt_outs import AI_TXT, TDM_FILE, OptOuts, header_objects, parse
+
+T = TypeVar("T")
 
 ROBOTS_NAME = "headwater"
 """The name by which robots.txt addresses us."""
@@ -130,17 +132,8 @@ class Client:
             RefusedError: they cannot be had, which means: keep out.
         """
         host = self._host(url)
-        origin = str(url.copy_with(raw_path=b"/robots.txt"))
-        with host.robots_lock:
-            if origin not in host.robots:
-                try:
-                    host.robots[origin] = self._rules(httpx.URL(origin))
-                except RefusedError as error:
-                    host.robots[origin] = error
-            rules = host.robots[origin]
-        if isinstance(rules, RefusedError):
-            raise rules
-        return rules
+        place = url.copy_with(raw_path=b"/robots.txt")
+        return _asked_once(host.robots_lock, host.robots, str(place), lambda: self._rules(place))
 
     def _opt_outs(self, url: httpx.URL, robots: Any, delay: float) -> OptOuts:
         """What the site of a URL says about training on it, where its robots.txt lets us ask.
@@ -148,21 +141,14 @@ class Client:
         Raises:
             RefusedError: it cannot be had, which means: keep out.
         """
+
+        def ask() -> OptOuts:
+            places = [url.copy_with(raw_path=path.encode()) for path in (AI_TXT, TDM_FILE)]
+            asked = [place if robots.can_fetch(str(place), ROBOTS_NAME) else None for place in places]
+            return parse(*(self._site_file(place, delay) if place else None for place in asked))
+
         host = self._host(url)
-        origin = str(url.copy_with(raw_path=b"/"))
-        with host.robots_lock:
-            if origin not in host.opt_outs:
-                try:
-                    places = [url.copy_with(raw_path=path.encode()) for path in (AI_TXT, TDM_FILE)]
-                    asked = [place if robots.can_fetch(str(place), ROBOTS_NAME) else None for place in places]
-                    files = [self._site_file(place, delay) if place else None for place in asked]
-                    host.opt_outs[origin] = parse(*files)
-                except RefusedError as error:
-                    host.opt_outs[origin] = error
-            found = host.opt_outs[origin]
-        if isinstance(found, RefusedError):
-            raise found
-        return found
+        return _asked_once(host.robots_lock, host.opt_outs, str(url.copy_with(raw_path=b"/")), ask)
 
     def _rules(self, url: httpx.URL) -> Any:
         """Fetch robots.txt."""
@@ -225,6 +211,24 @@ class Client:
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             problem = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RefusedError("unreachable", problem) from None
+
+
+def _asked_once(lock: threading.Lock, known: dict[str, T | RefusedError], origin: str, ask: Callable[[], T]) -> T:
+    """What a site answered; a refusal is remembered as well.
+
+    Raises:
+        RefusedError: it cannot be had, now or when it was asked before.
+    """
+    with lock:
+        if origin not in known:
+            try:
+                known[origin] = ask()
+            except RefusedError as error:
+                known[origin] = error
+        found = known[origin]
+    if isinstance(found, RefusedError):
+        raise found
+    return found
 
 
 def _body(response: httpx.Response, most: int, *, cut: bool) -> bytes:
