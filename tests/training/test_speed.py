@@ -61,11 +61,21 @@ def test_what_is_set_is_not_raced(settings):
 
 def test_everything_else_is(settings, monkeypatch):
     monkeypatch.setattr(speed, "LAP_SECONDS", 0.0)
-    wanted = settings(speed="auto", batch_tokens=128 * 32)
+    wanted = settings(speed={"compile": "off"}, batch_tokens=128 * 32)
     choice, words = speed.race(random_model(CONFIG, 0), wanted, rows(wanted), Machine(threads=1), 1)
     assert choice.micro_batch in (32, 64, 128)
     assert words[0].startswith("bf16 ")
     assert words[1].startswith("attention in blocks ")
+
+
+@pytest.mark.parametrize(("bf16", "wanted"), [(1.2, "fp32"), (1.4, "bf16")])
+def test_before_compiling_products_decide_and_attention_is_in_blocks(settings, monkeypatch, bf16, wanted):
+    rates = {"fp32": 100e9, "bf16": bf16 * 100e9}
+    monkeypatch.setattr(speed.hardware, "measure_peak_flops_per_second", lambda _device, name, seconds: rates[name])
+    auto = settings(speed="auto", micro_batch_sequences=2)
+    choice, words = speed.race(random_model(CONFIG, 0), auto, rows(auto), Machine(threads=1), 1)
+    assert choice == Choice(wanted, "blocks", micro_batch=2, threads=1)
+    assert words == [f"bf16 products {bf16:.2f}x fp32"]
 
 
 def test_a_choice_is_remembered_by_machine_model_and_settings(settings, tmp_path):
