@@ -25,6 +25,7 @@ from headwater.model.proof import mean_loss, prove
 from headwater.model.reduction import DropMeasured, DropMiddle
 from headwater.model.shrink import least_needed
 from headwater.model.transformer import Transformer
+from headwater.tokens.codec import Codec
 
 TOKENS = torch.randint(0, 300, (1, 40), generator=torch.Generator().manual_seed(0))
 GREEDY = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
@@ -170,7 +171,8 @@ def test_d4_7_an_upscaled_model_is_never_compared_with_its_base(tokenizer, tmp_p
 
     The base is trained for some seconds on text of this Python; all losses are of the same held-out text.
     """
-    text = hf.token_ids(tokenizer / "tokenizer", Path(torch.nn.modules.module.__file__).read_text(encoding="utf-8"))
+    code = Path(torch.nn.modules.module.__file__).read_text(encoding="utf-8")
+    text = Codec(tokenizer / "tokenizer").encode([code])[0].tolist()
     rows = torch.tensor(text[: len(text) // 65 * 65]).view(-1, 65)
     held_out, training = rows[::8], rows[torch.arange(len(rows)) % 8 != 0]
     shape = ModelConfig(

@@ -125,11 +125,6 @@ def vocabulary_size(tokenizer: Path) -> int:
     return max(_load_tokenizer(tokenizer).get_vocab().values()) + 1
 
 
-def token_ids(tokenizer: Path, text: str) -> list[int]:
-    """A text as tokens of the tokenizer in a folder, without any that stand for its beginning or end."""
-    return _load_tokenizer(tokenizer).encode(text, add_special_tokens=False).ids
-
-
 def separator_id(tokenizer: Path) -> int:
     """Id of the token between documents: what tokenizer_config.json calls the end-of-sequence token.
 
