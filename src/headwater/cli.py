@@ -125,7 +125,9 @@ def plan(
             "parameters": planned.model.parameters(),
             "derived": derived,
         }
-        print_json({"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture, "model": model})
+        training = [one._asdict() for one in planned.training]
+        stages = {"recipe": planned.recipe.name, "stages": planned.rows()}
+        print_json({**stages, "mixture": mixture, "model": model, "training": training})
         return
     print(planned)
 

@@ -28,6 +28,7 @@ from headwater.model.dial import Derivation
 from headwater.model.shape import ModelConfig
 from headwater.recipe import Recipe
 from headwater.report import Report
+from headwater.training.regimes import Told, tell
 
 DOCUMENTS = ("split", "decontaminate", "dedup", "clean", "read")
 """Who hands on documents: the last of these that is in the recipe."""
@@ -86,6 +87,8 @@ class Plan:
     """The model that will be made, if it is a new one."""
     derived: tuple[Derivation, ...] = ()
     """What of its shape follows from the dial."""
+    training: tuple[Told, ...] = ()
+    """What the regime of the training and published laws have settled."""
     left_behind: tuple[Path, str] | None = None
     """A training that was begun and has changed since: its unfinished folder, and what changed."""
 
@@ -129,7 +132,10 @@ class Plan:
         model = (
             [f"model: {self.model.describe()}", *(f"  {number}" for number in self.derived), ""] if self.model else []
         )
-        return "\n".join([*lines, "", *mixture, *model, *self.notes(), self.summary()])
+        regime = getattr(self.recipe.train, "regime", None)
+        title = f"training: regime {regime}" if regime else "training"
+        training = [title, *(f"  {one}" for one in self.training), ""] if self.training else []
+        return "\n".join([*lines, "", *mixture, *model, *training, *self.notes(), self.summary()])
 
     def notes(self) -> list[str]:
         """Libraries that have another version now than when finished stages were made; nothing runs anew for that."""
@@ -240,7 +246,9 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     training = steps.get("train")
     left_behind = store.left_behind(training) if training and not training.partial.is_dir() else None
     costs, taken = tuple(estimate(planned, folder)), delivery(planned, folder)
-    return Plan(recipe, tuple(planned), costs, folder, taken, *derived_model(planned), left_behind)
+    model, derived = derived_model(planned)
+    settled = tuple(tell(recipe.train, model)) if recipe.train and training else ()
+    return Plan(recipe, tuple(planned), costs, folder, taken, model, derived, settled, left_behind)
 
 
 def run(recipe: Recipe, until: str | None = None, anew: bool = False) -> Results:

@@ -1,0 +1,218 @@
+"""How soon is a small model as good as nanoGPT's after ten minutes on two cores? Bits per byte of held-out pages of books.
+
+Time is processor seconds of one thread, because machines are shared: ten minutes on two cores are 1,200 of them, and
+80 seconds are 160. Everything counts, for both alike: starting Python, making the model, loading data, training,
+measuring held-out text, writing the result. Compiling alone is shown apart; nanoGPT does not compile on a processor. Both
+have 4 layers of 256 with 4 heads, 4,096 tokens of vocabulary, rows of 256 tokens, and the same text.
+
+    python bench/speedrun.py prepare --books books.jsonl.zst --work speedrun
+    python bench/speedrun.py peer --work speedrun --clone nanoGPT --rates 5e-4 1e-3 2e-3 --seconds 300
+    python bench/speedrun.py peer --work speedrun --clone nanoGPT --rates 1e-3 --seconds 1200
+    python bench/speedrun.py ours --work speedrun --name speed --seeds 0 1 2
+    python bench/speedrun.py ours --work speedrun --name "no NorMuon" --seeds 0 1 --set train.optimizer.variance_beta=0
+    python bench/speedrun.py tell --work speedrun --figure docs/images/speedrun.svg
+
+Each run appends a row to `results.jsonl`, and is not done again. Measured with nanoGPT at commit 3adf61e.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from growth import write_pages
+from headwater.core.hardware import environment_with, share_processor
+from peers.environment import PEERS
+
+SHAPE = {"vocab_size": 4096, "hidden_size": 256, "num_layers": 4, "num_heads": 4}
+SEQUENCE, ROWS, HELD_OUT_TOKENS, MEASUREMENTS = 256, 8, 32_768, 4
+GOAL = 160
+"""Processor seconds within which to be as good."""
+RECIPE = """
+read: {{sources: {{books: {{use: jsonl, paths: {pages}, licence: CC0-1.0}}}}}}
+split: {{fraction: 0.02, max_bytes: 1MB}}
+tokenizer: {{use: train_bpe, vocab_size: 4096}}
+encode: {{}}
+initialize:
+  use: random
+  model: {{hidden_size: 256, num_layers: 4, num_heads: 4, context_length: 256, ffn_size: 704}}
+train:
+  regime: speed
+  steps: 1200
+  sequence_length: 256
+  batch_tokens: 2048
+  validation_tokens: 32768
+  log_every: 20
+  checkpoint_interval: 0
+report: null
+machine: {{store: {work}/store, runs: {work}/runs, threads: 1, workers: 1, device: cpu}}
+"""
+
+
+def load(work: Path, *overrides: str) -> Any:
+    """The recipe of a run."""
+    from headwater.recipe import load as load_recipe  # after the environment is set
+
+    return load_recipe(work / "speedrun.yaml", *overrides)
+
+
+def prepare(work: Path, books: Path) -> None:
+    """Make the token shards once, and of them what nanoGPT reads."""
+    import numpy as np
+
+    from headwater.flow import run
+    from headwater.tokens.loader import NOT_COUNTED, HeldOutBatches
+    from headwater.tokens.shards import TRAINING, TokenFolder
+
+    work.mkdir(parents=True, exist_ok=True)
+    pages = work / "pages.jsonl"
+    if not pages.is_file():
+        write_pages(books, pages)
+    (work / "speedrun.yaml").write_text(RECIPE.format(pages=pages, work=work))
+    encoded = run(load(work), until="encode").stages["encode"]
+    source = TokenFolder(encoded).source("books", TRAINING)
+    np.concatenate([source.document(n) for n in range(source.num_documents)]).astype(np.uint16).tofile(
+        work / "train.bin"
+    )
+    held_out = HeldOutBatches(encoded, "books", SEQUENCE, ROWS, HELD_OUT_TOKENS)
+    rows = [np.full((ROWS * len(held_out), SEQUENCE), fill, np.int64) for fill in (0, NOT_COUNTED)]
+    for place, array in zip(rows, ("tokens", "targets"), strict=True):
+        found = np.concatenate([getattr(batch, array) for batch in held_out])
+        place[: len(found)] = found
+    rows[1].reshape(-1)[held_out.tokens :] = NOT_COUNTED
+    tokens, targets = (place.reshape(-1, ROWS, SEQUENCE) for place in rows)
+    np.savez(work / "held_out.npz", tokens=tokens, targets=targets)
+    facts = {"bits_per_nat": held_out.bits_per_byte(1.0), "tokens": held_out.tokens, "train": source.num_tokens}
+    (work / "facts.json").write_text(json.dumps(facts))
+    print(f"{source.num_tokens:,} tokens to train on, {held_out.tokens:,} to measure")
+
+
+def rows_of(work: Path) -> list[dict[str, Any]]:
+    """The runs that are done."""
+    path = work / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def keep(work: Path, row: dict[str, Any]) -> None:
+    """Note a run that is done."""
+    with (work / "results.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    step, seconds, bits = row["curve"][-1]
+    print(
+        f"{row['name']}, seed {row['seed']}: {bits:.4f} bits per byte, {step:,} steps, {seconds:.1f} CPU s", flush=True
+    )
+
+
+def peer(work: Path, clone: Path, rates: list[float], seconds: float, seed: int) -> None:
+    """Train nanoGPT for so many processor seconds, at each of the rates."""
+    factor = json.loads((work / "facts.json").read_text())["bits_per_nat"]
+    for rate in rates:
+        name = f"nanoGPT, rate {rate:g}, {seconds:g} s"
+        if any((row["name"], row["seed"]) == (name, seed) for row in rows_of(work)):
+            continue
+        job = {"clone": str(clone.resolve()), "shape": SHAPE, "rows": ROWS, "sequence": SEQUENCE, "rate": rate}
+        job |= {"seed": seed, "processor_seconds": seconds, "measurements": MEASUREMENTS}
+        job |= {name: str(work / file) for name, file in (("data", "train.bin"), ("held_out", "held_out.npz"))}
+        job["result"] = str(work / "peer.json")
+        script = [sys.executable, PEERS / "nanogpt_speedrun.py", json.dumps(job)]
+        subprocess.run(script, check=True, env=environment_with(OMP_NUM_THREADS="1"))
+        result = json.loads((work / "peer.json").read_text())
+        result["curve"] = [[step, spent, loss * factor] for step, spent, loss in result["curve"]]
+        keep(work, {"name": name, "rate": rate, "budget": seconds, "seed": seed, "compiling": 0.0, **result})
+
+
+def ours(work: Path, name: str, seeds: list[int], overrides: list[str]) -> None:
+    """Train Headwater from each of the seeds, each in a process of its own."""
+    for seed in seeds:
+        if any((row["name"], row["seed"]) == (name, seed) for row in rows_of(work)):
+            continue
+        script = [
+            sys.executable,
+            __file__,
+            "one",
+            "--work",
+            work,
+            "--name",
+            name,
+            "--seeds",
+            str(seed),
+            "--set",
+            *overrides,
+        ]
+        subprocess.run(script, check=True, env=environment_with(OMP_NUM_THREADS="1"))
+
+
+def one(work: Path, name: str, seed: int, overrides: list[str]) -> None:
+    """Train Headwater once, in this process, whose processor seconds all count but those of compiling."""
+    share_processor()
+    from headwater.core.stage import Workspace
+    from headwater.flow import run
+    from headwater.training.train import Run
+
+    compiling, curve = 0.0, []
+
+    class Timed(Run):
+        def _prepare(self) -> None:
+            nonlocal compiling
+            start = time.process_time()
+            super()._prepare()
+            compiling += time.process_time() - start
+
+        def _validate(self) -> bool:
+            best = super()._validate()
+            bits = self._validated[1]["validation_bits_per_byte"]["total"]
+            curve.append([self.steps_done, time.process_time() - compiling, bits])
+            return best
+
+    # twice, in the middle and at the end: each measurement costs seconds, and counts
+    every = load(work, *overrides).train.planned_steps // 2
+    seeded = [f"initialize.seed={seed}", f"train.seed={seed}", f"train.validate_every={every}"]
+    recipe = load(work, *seeded, *overrides)
+    stages = run(recipe, until="initialize").stages
+    out = Workspace(work / "store" / f"speedrun-{len(rows_of(work))}", recipe.machine)
+    out.folder.mkdir(parents=True, exist_ok=True)
+    training = Timed(recipe.train, {"tokens": stages["encode"], "checkpoint": stages["initialize"]}, out)
+    while not training.finished:
+        training.step()
+    counts = training.finish()
+    curve[-1][1] = time.process_time() - compiling
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    row = {"name": name, "seed": seed, "steps": counts["steps"], "tokens": counts["tokens"], "curve": curve}
+    row |= {"compiling": compiling + children.ru_utime + children.ru_stime, "parameters": counts["parameters"]}
+    keep(work, row | {"speed": str(training.arithmetic.choice), "overrides": overrides})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("prepare", "peer", "ours", "one", "tell"))
+    parser.add_argument("--work", type=Path, required=True, help="folder of everything that is made")
+    parser.add_argument("--books", type=Path, help="JSON lines with a field text, compressed by zstd")
+    parser.add_argument("--clone", type=Path, help="folder with nanoGPT's model.py")
+    parser.add_argument("--rates", type=float, nargs="*", default=[], help="learning rates of nanoGPT")
+    parser.add_argument("--seconds", type=float, default=1200, help="processor seconds of nanoGPT")
+    parser.add_argument("--name", default="speed")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--set", nargs="*", default=[], help="key=value, settings of Headwater's recipe")
+    given = parser.parse_args()
+    share_processor()
+    work = given.work.absolute()
+    match given.what:
+        case "prepare":
+            prepare(work, given.books)
+        case "peer":
+            peer(work, given.clone, given.rates, given.seconds, given.seeds[0])
+        case "ours":
+            ours(work, given.name, given.seeds, given.set)
+        case "one":
+            one(work, given.name, given.seeds[0], given.set)
+
+
+if __name__ == "__main__":
+    main()
