@@ -124,7 +124,7 @@ def test_check_shows_every_setting_of_a_regime():
     told = "\n".join(lines)
     for one in REGIMES["production"]:
         assert f"  {one.setting} " in told
-    assert "1.79 N^-0.713 D^0.307 for N = 98,304 outside of embeddings" in told
+    assert "1.79 N^-0.713 D^0.307 for N = 106,496 outside of embeddings" in told
 
 
 def test_regimes_load_no_torch():

@@ -123,10 +123,12 @@ def _filled(values: Mapping[str, Any], defaults: tuple[Told, ...]) -> dict[str, 
     uses = {one.setting: one.value for one in defaults}
     for one in defaults:
         section, _, name = one.setting.rpartition(".")
-        inner = filled.get(section, {}) if section else filled
+        if not section:
+            filled.setdefault(name, one.value)
+            continue
+        inner = filled.get(section, {})
         if isinstance(inner, Mapping) and (name == "use" or inner.get("use") == uses.get(f"{section}.use")):
-            inner = {**inner, name: inner.get(name, one.value)}
-            filled = {**filled, section: inner} if section else inner
+            filled[section] = {name: one.value, **inner}
     return filled
 
 
