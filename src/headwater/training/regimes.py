@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from headwater.core.units import parse_count
+from headwater.model.laws import step_law_batch, step_law_rate, weight_decay_for
 from headwater.model.shape import ModelConfig
 
 if TYPE_CHECKING:  # its settings name these
@@ -151,25 +152,10 @@ def batch_by_law(values: Mapping[str, Any]) -> int:
     return length * 2 ** max(round(math.log2(best / length)), 0)
 
 
-def step_law_batch(tokens: float) -> float:
-    """The best batch [tokens] for a run of so many tokens.
-
-    Source: Step Law, Li et al. 2025 (arXiv:2503.04715): B = 0.58 D^0.571.
-    """
-    return 0.58 * tokens**0.571
-
-
-def step_law_rate(parameters: float, tokens: float) -> float:
-    """The best peak rate of AdamW for so many parameters outside of embeddings and so many tokens.
-
-    Source: Step Law, Li et al. 2025 (arXiv:2503.04715): rate = 1.79 N^-0.713 D^0.307. Muon's updates here have the size
-    of AdamW's (Liu et al. 2025, arXiv:2502.16982), so that it holds for them too.
-    """
-    return 1.79 * parameters**-0.713 * tokens**0.307
-
-
 def resolve(train: Train, config: ModelConfig) -> tuple[Train, tuple[Told, ...]]:
     """The settings of a run with numbers in place of `auto`, and how those came about.
+
+    Updates of Muon have the size of AdamW's here (Liu et al. 2025, arXiv:2502.16982), so that AdamW's law holds for its rate.
 
     Args:
         train: as in the recipe.
@@ -186,7 +172,7 @@ def resolve(train: Train, config: ModelConfig) -> tuple[Train, tuple[Told, ...]]
         if name == "weight_decay":
             rate = changes.get("learning_rate", optimizer.learning_rate)
             assert not isinstance(rate, str)
-            changes[name] = _short(train.batch_tokens / (TIMESCALE * rate * tokens))
+            changes[name] = _short(weight_decay_for(TIMESCALE, train.batch_tokens, rate, tokens))
             why = f"B / ({TIMESCALE} x rate x D): decay forgets over a fixed share of a run (arXiv:2405.13698)"
         else:
             changes[name] = _short(step_law_rate(parameters, tokens))
