@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -32,8 +34,9 @@ from peers.environment import PEERS
 
 SHAPE = {"vocab_size": 4096, "hidden_size": 256, "num_layers": 4, "num_heads": 4}
 SEQUENCE, ROWS, HELD_OUT_TOKENS, MEASUREMENTS = 256, 8, 32_768, 4
-GOAL = 160
-"""Processor seconds within which to be as good."""
+SURE = 3.09
+"""Standard deviations of the mean by which a run must be better than its goal: one-sided p < 0.001 at a known deviation.
+Source: the rule of modded-nanogpt's optimizer track."""
 RECIPE = """
 read: {{sources: {{books: {{use: jsonl, paths: {pages}, licence: CC0-1.0}}}}}}
 split: {{fraction: 0.02, max_bytes: 1MB}}
@@ -188,6 +191,80 @@ def one(work: Path, name: str, seed: int, overrides: list[str]) -> None:
     keep(work, row | {"speed": str(training.arithmetic.choice), "overrides": overrides})
 
 
+def groups_of(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The runs of each name, seeds together."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["name"], []).append(row)
+    return found
+
+
+def final(runs: list[dict[str, Any]], what: int) -> float:
+    """The mean over seeds of the last steps (0), processor seconds (1) or bits per byte (2)."""
+    return statistics.mean(run["curve"][-1][what] for run in runs)
+
+
+def noise(groups: dict[str, list[dict[str, Any]]]) -> float:
+    """Standard deviation of the last bits per byte over seeds, from all groups of more than one together."""
+    squares = [(run["curve"][-1][2] - final(runs, 2)) ** 2 for runs in groups.values() if len(runs) > 1 for run in runs]
+    freedom = sum(len(runs) - 1 for runs in groups.values())
+    return math.sqrt(sum(squares) / freedom) if freedom else math.nan
+
+
+def tell(work: Path, figure: Path | None) -> None:
+    """Print every group beside the one called `base`, and how soon the goal was reached."""
+    groups = groups_of(rows_of(work))
+    peers = {name: runs for name, runs in groups.items() if "rate" in runs[0]}
+    mine = {name: runs for name, runs in groups.items() if name not in peers}
+    sigma = noise(mine)
+    print(
+        f"standard deviation over seeds: {sigma:.4f} bits per byte\n\n| run | seeds | steps | CPU s | bits per byte |"
+    )
+    print("|---|---|---|---|---|")
+    for name, runs in groups.items():
+        print(f"| {name} | {len(runs)} | {final(runs, 0):,.0f} | {final(runs, 1):.0f} | {final(runs, 2):.4f} |")
+    base = mine.get("base", [])
+    print("\n| change | bits per byte, less base | z |\n|---|---|---|")
+    for name, runs in mine.items():
+        if base and name != "base" and runs[0]["steps"] == base[0]["steps"]:
+            gap = final(runs, 2) - final(base, 2)
+            z = gap / (sigma * math.sqrt(1 / len(runs) + 1 / len(base)))
+            print(f"| {name} | {gap:+.4f} | {z:+.1f} |")
+    longest = max((runs[0]["budget"] for runs in peers.values()), default=0)
+    found = [runs for runs in peers.values() if runs[0]["budget"] == longest]
+    if found and "speed" in mine:
+        best, ours_ = min(found, key=lambda runs: final(runs, 2)), mine["speed"]
+        margin = (final(best, 2) - final(ours_, 2)) * math.sqrt(len(ours_)) / sigma
+        print(
+            f"\n{best[0]['name']}: {final(best, 2):.4f} bits per byte after {final(best, 1):.0f} CPU s; Headwater: "
+            f"{final(ours_, 2):.4f} after {final(ours_, 1):.0f} ({len(ours_)} seeds; compiling, apart: "
+            f"{statistics.mean(run['compiling'] for run in ours_):.0f}): {final(best, 1) / final(ours_, 1):.1f} times as soon, "
+            f"z {margin:.1f} ({'as good' if margin > SURE else 'NOT shown to be as good'})"
+        )
+    if figure:
+        draw(groups, figure)
+
+
+def draw(groups: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """The curves against processor seconds, means over seeds."""
+    import altair
+
+    points = []
+    for name, runs in groups.items():
+        if "rate" in runs[0] or name == "speed":
+            for numbers in zip(*(run["curve"] for run in runs), strict=True):
+                step, seconds, bits = (statistics.mean(column) for column in zip(*numbers, strict=True))
+                label = "Headwater, regime speed" if name == "speed" else name
+                points.append({"run": label, "step": step, "seconds": seconds, "bits": bits})
+    chart = altair.Chart(altair.Data(values=points)).mark_line(point=True, strokeWidth=1.5)
+    chart = chart.encode(
+        x=altair.X("seconds:Q", title="processor seconds, all but compiling"),
+        y=altair.Y("bits:Q", title="bits per byte of held-out pages", scale=altair.Scale(zero=False)),
+        color=altair.Color("run:N", title=None, legend=altair.Legend(labelLimit=260)),
+    )
+    chart.properties(width=520, height=300).save(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("prepare", "peer", "ours", "one", "tell"))
@@ -212,6 +289,8 @@ def main() -> None:
             ours(work, given.name, given.seeds, given.set)
         case "one":
             one(work, given.name, given.seeds[0], given.set)
+        case "tell":
+            tell(work, given.figure)
 
 
 if __name__ == "__main__":

@@ -20,15 +20,8 @@ from headwater.training import train as training
 from headwater.training.train import Run, train
 from headwater.training.validation import Validation
 
-from .conftest import PLAIN, make_world
+from .conftest import PLAIN, TRICKS, make_world
 
-TRICKS = {
-    "optimizer": {"use": "muon", "variance_beta": 0.9, "equilibrate_rows": True, "cautious_decay": True},
-    "average": {"memory_steps": 5},
-    "z_loss": 1e-3,
-    "dropout": 0.2,
-}
-"""Everything that a run may do beside the plain way, together."""
 HASHED = ("weights.safetensors", "training.safetensors")
 
 
@@ -75,7 +68,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import PLAIN, make_settings, workspace
+from conftest import TRICKS, make_settings, workspace
 from headwater.model import checkpoint
 from headwater.training import train
 
@@ -101,7 +94,7 @@ if sys.argv[3] == "in a save":
 else:
     train.Run = Killed
 inputs = {"tokens": world / "encode", "checkpoint": world / "initialize"}
-train.train(make_settings(checkpoint_every=5), inputs, workspace(world / "store" / "killed.partial"))
+train.train(make_settings(checkpoint_every=5, **TRICKS), inputs, workspace(world / "store" / "killed.partial"))
 """
 
 
@@ -114,8 +107,8 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(world, settings, out, tm
     assert [path.name for path in checkpoint.saved_steps(again.folder / "checkpoints")] == [
         f"step-{n:06d}" for n in kept
     ]
-    train(settings(checkpoint_every=5), world, again)
-    train(settings(checkpoint_every=5), world, out)
+    train(settings(checkpoint_every=5, **TRICKS), world, again)
+    train(settings(checkpoint_every=5, **TRICKS), world, out)
     assert hashes(again.folder) == hashes(out.folder)
     assert not list(again.folder.rglob(".*"))
     lines = [read_metrics(workspace.folder / "metrics.jsonl") for workspace in (again, out)]
@@ -417,7 +410,7 @@ COMPILED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import PLAIN, make_settings, workspace
+from conftest import TRICKS, make_settings, workspace
 from headwater.training.train import train
 world = Path(sys.argv[2])
 inputs = {"tokens": world / "encode", "checkpoint": world / "initialize"}
