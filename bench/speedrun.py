@@ -112,19 +112,21 @@ def keep(work: Path, row: dict[str, Any]) -> None:
     )
 
 
-def peer(work: Path, clone: Path, rates: list[float], seconds: float, seed: int) -> None:
-    """Train nanoGPT for so many processor seconds, at each of the rates."""
+def peer(work: Path, clone: Path, rates: list[float], seconds: float, steps: int, seed: int) -> None:
+    """Train nanoGPT at each of the rates, for so many processor seconds, or so many steps in quicker arithmetic."""
     factor = json.loads((work / "facts.json").read_text())["bits_per_nat"]
     for rate in rates:
-        name = f"nanoGPT, rate {rate:g}, {seconds:g} s"
+        name = f"nanoGPT, rate {rate:g}, " + (f"{steps} steps in bf16" if steps else f"{seconds:g} s")
         if any((row["name"], row["seed"]) == (name, seed) for row in rows_of(work)):
             continue
         job = {"clone": str(clone.resolve()), "shape": SHAPE, "rows": ROWS, "sequence": SEQUENCE, "rate": rate}
-        job |= {"seed": seed, "processor_seconds": seconds, "measurements": MEASUREMENTS}
+        job |= {"seed": seed, "processor_seconds": seconds, "steps": steps, "measurements": MEASUREMENTS}
         job |= {name: str(work / file) for name, file in (("data", "train.bin"), ("held_out", "held_out.npz"))}
         job["result"] = str(work / "peer.json")
         script = [sys.executable, PEERS / "nanogpt_speedrun.py", json.dumps(job)]
-        subprocess.run(script, check=True, env=environment_with(OMP_NUM_THREADS="1"))
+        subprocess.run(
+            script, check=True, env=environment_with(OMP_NUM_THREADS="1", TORCHINDUCTOR_CACHE_DIR=f"{work}/nanogpt")
+        )
         result = json.loads((work / "peer.json").read_text())
         result["curve"] = [[step, spent, loss * factor] for step, spent, loss in result["curve"]]
         keep(work, {"name": name, "rate": rate, "budget": seconds, "seed": seed, "compiling": 0.0, **result})
@@ -273,6 +275,7 @@ def main() -> None:
     parser.add_argument("--clone", type=Path, help="folder with nanoGPT's model.py")
     parser.add_argument("--rates", type=float, nargs="*", default=[], help="learning rates of nanoGPT")
     parser.add_argument("--seconds", type=float, default=1200, help="processor seconds of nanoGPT")
+    parser.add_argument("--steps", type=int, default=0, help="steps of nanoGPT in bf16, for their losses alone")
     parser.add_argument("--name", default="speed")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--figure", type=Path)
@@ -284,7 +287,7 @@ def main() -> None:
         case "prepare":
             prepare(work, given.books)
         case "peer":
-            peer(work, given.clone, given.rates, given.seconds, given.seeds[0])
+            peer(work, given.clone, given.rates, given.seconds, given.steps, given.seeds[0])
         case "ours":
             ours(work, given.name, given.seeds, given.set)
         case "one":

@@ -2,7 +2,8 @@
 
 Only the end differs: training stops after so many processor seconds of this process, and the cosine ends there.
 Validation measures the rows that Headwater measures, so that both report the same number. There train.py takes no
-autocast (fp32), and its README says --compile=False.
+autocast (fp32), and its README says --compile=False. Given a number of steps instead, the same steps are computed sooner,
+in bf16 and compiled, for their losses alone: their seconds are those of an fp32 run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ WARMUP, BETAS, DECAY, CLIP, FINAL_SHARE = 100, (0.9, 0.99), 0.1, 1.0, 0.1
 
 
 def rate(step: int, done: float) -> float:
-    """train.py's get_lr, with the share of the processor time that is done in place of that of the steps."""
+    """train.py's get_lr, with the share of the run that is done in place of that of the steps."""
     if step < WARMUP:
         return JOB["rate"] * (step + 1) / (WARMUP + 1)
     coefficient = 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
@@ -66,18 +67,20 @@ def main() -> None:
     optimizer = model.configure_optimizers(DECAY, JOB["rate"], BETAS, "cpu")
     data = np.memmap(JOB["data"], dtype=np.uint16, mode="r")
     held_out = dict(np.load(JOB["held_out"]))
-    budget, curve, step, due = JOB["processor_seconds"], [], 0, 0.0
-    while (spent := time.process_time()) < budget:
-        if spent >= due:
-            curve.append([step, spent, measure(model, held_out)])
-            print(f"{spent:.0f} CPU s, step {step}: {curve[-1][2]:.4f} nats per token", file=sys.stderr, flush=True)
-            due += budget / JOB["measurements"]
+    compiled: Any = torch.compile(model) if JOB["steps"] else model
+    curve, step, due = [], 0, 0.0
+    while (done := step / JOB["steps"] if JOB["steps"] else time.process_time() / JOB["processor_seconds"]) < 1:
+        if done >= due:
+            curve.append([step, time.process_time(), measure(model, held_out)])
+            print(f"step {step}: {curve[-1][2]:.4f} nats per token", file=sys.stderr, flush=True)
+            due += 1 / JOB["measurements"]
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, spent / budget)
+            group["lr"] = rate(step, done)
         begins = torch.randint(len(data) - length, (rows,))
         inputs = torch.stack([torch.from_numpy(data[i : i + length].astype(np.int64)) for i in begins])
         targets = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + length].astype(np.int64)) for i in begins])
-        _, loss = model(inputs, targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(JOB["steps"])):
+            _, loss = compiled(inputs, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from headwater.core.config import Config
 from headwater.core.units import Count, Seconds, Tokens
@@ -152,6 +152,10 @@ class Distill(Config):
 
 class Train(Config):
     """How the weights are trained. Set exactly one of `steps`, `total_tokens` and `budget`, or `total_tokens` of each phase."""
+
+    model_config = ConfigDict(
+        json_schema_extra=lambda schema: schema["required"].remove("batch_tokens")
+    )  # a law gives it
 
     regime: Regime | None = None
     """What the run is for: `speed`, the lowest loss per second with plenty of text; `data_limited`, a text that is seen many
