@@ -112,7 +112,7 @@ def _of_model(step: Step, model: ModelConfig | None, trained: dict[str, Any] | N
     kept = settings.keep_last + settings.keep_best + 1  # one more is being written
     if settings.keep_every and settings.planned_steps:
         kept += settings.planned_steps // settings.keep_every
-    copies = (4 if settings.average else 3) * kept + 1  # weights and two moments, and an average where there is one
+    copies = 3 * kept + 1  # a checkpoint is the weights and two moments
     disk = 4 * parameters * copies
     if settings.budget:
         return Estimate(fixed + settings.budget, disk, "budget")
