@@ -34,7 +34,7 @@ from headwater.core.hardware import environment_with, share_processor
 from peers.environment import PEERS
 
 SHAPE = {"vocab_size": 4096, "hidden_size": 256, "num_layers": 4, "num_heads": 4}
-SEQUENCE, ROWS, HELD_OUT_TOKENS, MEASUREMENTS = 256, 8, 32_768, 4
+SEQUENCE, ROWS, HELD_OUT_TOKENS = 256, 8, 32_768
 SURE = 3.09
 """Standard deviations of the mean by which a run must be better than its goal: one-sided p < 0.001 at a known deviation.
 Source: the rule of modded-nanogpt's optimizer track."""
@@ -48,7 +48,7 @@ initialize:
   model: {{hidden_size: 256, num_layers: 4, num_heads: 4, context_length: 256, ffn_size: 704}}
 train:
   regime: speed
-  steps: 1200
+  steps: 400
   sequence_length: 256
   batch_tokens: 2048
   validation_tokens: 32768
@@ -113,7 +113,9 @@ def keep(work: Path, row: dict[str, Any]) -> None:
     )
 
 
-def peer(work: Path, clone: Path, rates: list[float], seconds: float, steps: int, seed: int) -> None:
+def peer(
+    work: Path, clone: Path, rates: list[float], seconds: float, steps: int, warmup: int, measurements: int, seed: int
+) -> None:
     """Train nanoGPT at each of the rates, for so many processor seconds, or so many steps in quicker arithmetic."""
     factor = json.loads((work / "facts.json").read_text())["bits_per_nat"]
     for rate in rates:
@@ -121,7 +123,13 @@ def peer(work: Path, clone: Path, rates: list[float], seconds: float, steps: int
         if any((row["name"], row["seed"]) == (name, seed) for row in rows_of(work)):
             continue
         job = {"clone": str(clone.resolve()), "shape": SHAPE, "rows": ROWS, "sequence": SEQUENCE, "rate": rate}
-        job |= {"seed": seed, "processor_seconds": seconds, "steps": steps, "measurements": MEASUREMENTS}
+        job |= {
+            "seed": seed,
+            "processor_seconds": seconds,
+            "steps": steps,
+            "measurements": measurements,
+            "warmup": warmup,
+        }
         job |= {name: str(work / file) for name, file in (("data", "train.bin"), ("held_out", "held_out.npz"))}
         job["result"] = str(work / "peer.json")
         script = [sys.executable, PEERS / "nanogpt_speedrun.py", json.dumps(job)]
@@ -183,9 +191,8 @@ def one(work: Path, name: str, seed: int, overrides: list[str]) -> None:
             curve.append([self.steps_done, time.process_time() - begin - compiling, bits])
             return best
 
-    # twice, in the middle and at the end: each measurement costs seconds, and counts
-    every = load(work, *overrides).train.planned_steps // 2
-    seeded = [f"initialize.seed={seed}", f"train.seed={seed}", f"train.validate_every={every}"]
+    # held-out text is measured once, at the end: a decay that is to come makes earlier numbers say little
+    seeded = [f"initialize.seed={seed}", f"train.seed={seed}", "train.validate_every=0"]
     recipe = load(work, *seeded, *overrides)
     stages = run(recipe, until="initialize").stages
     out = Workspace(work / "store" / f"speedrun-{len(rows_of(work))}", recipe.machine)
@@ -284,6 +291,12 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="*", default=[], help="learning rates of nanoGPT")
     parser.add_argument("--seconds", type=float, default=1200, help="processor seconds of nanoGPT")
     parser.add_argument("--steps", type=int, default=0, help="steps of nanoGPT in bf16, for their losses alone")
+    parser.add_argument(
+        "--warmup", type=int, default=100, help="steps of nanoGPT's warm-up, as in its small configuration"
+    )
+    parser.add_argument(
+        "--measurements", type=int, default=4, help="how often nanoGPT measures held-out text, beside the end"
+    )
     parser.add_argument("--name", default="speed")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument(
@@ -298,7 +311,16 @@ def main() -> None:
         case "prepare":
             prepare(work, given.books)
         case "peer":
-            peer(work, given.clone, given.rates, given.seconds, given.steps, given.seeds[0])
+            peer(
+                work,
+                given.clone,
+                given.rates,
+                given.seconds,
+                given.steps,
+                given.warmup,
+                given.measurements,
+                given.seeds[0],
+            )
         case "ours":
             ours(work, given.name, given.seeds, given.set)
         case "one":

@@ -21,14 +21,14 @@ sys.path.insert(0, JOB["clone"])
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-WARMUP, BETAS, DECAY, CLIP, FINAL_SHARE = 100, (0.9, 0.99), 0.1, 1.0, 0.1
+BETAS, DECAY, CLIP, FINAL_SHARE = (0.9, 0.99), 0.1, 1.0, 0.1
 """Source: nanoGPT's config/train_shakespeare_char.py, whose model and batch are about as small, and train.py."""
 
 
 def rate(step: int, done: float) -> float:
     """train.py's get_lr, with the share of the run that is done in place of that of the steps."""
-    if step < WARMUP:
-        return JOB["rate"] * (step + 1) / (WARMUP + 1)
+    if step < JOB["warmup"]:
+        return JOB["rate"] * (step + 1) / (JOB["warmup"] + 1)
     coefficient = 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
     return JOB["rate"] * (FINAL_SHARE + coefficient * (1 - FINAL_SHARE))
 
