@@ -66,6 +66,9 @@ def test_laws_give_their_published_numbers():
     assert train.optimizer.weight_decay == pytest.approx(2048 / (0.39 * rate * 2.5e6), rel=1e-2)
     assert [one.setting for one in told] == ["optimizer.learning_rate", "optimizer.weight_decay"]
     assert resolve(train, MODEL_4M) == (train, ())
+    muon = {"batch_tokens": 2048, "optimizer": {"use": "muon", "adamw_learning_rate": "auto"}}
+    timed, _ = resolve(Train.model_validate({"sequence_length": 256, "budget": 60} | muon), MODEL_4M)
+    assert timed.optimizer.adamw_learning_rate == 0.0139  # 0.008 x (768 / 256)^0.5; goes by no tokens
 
 
 @pytest.mark.parametrize(

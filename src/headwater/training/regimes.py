@@ -24,6 +24,9 @@ TIMESCALE = 0.39
 """Share of a run over which decay forgets, B / (rate x decay x D). Source: constant over sizes by Wang and Aitchison 2024
 (arXiv:2405.13698); its value is that of nanochat's reference of 12 layers: 2^19 tokens, decay 0.28, a rate of 0.02 that in our
 unit is 0.0036, 1.32e9 tokens."""
+EMBEDDING_RATE, EMBEDDING_WIDTH = 0.008, 768
+"""AdamW's rate beside Muon, for embeddings that are the head too, at a width. Source: nanochat's rate of the head, and its law
+for other widths; at a width of 128 and 150 steps on books it was the best of 0.002, 0.006 and 0.015, see docs/lab-notes.md."""
 LAB = "docs/lab-notes.md, 'Sample efficiency'"
 
 
@@ -46,6 +49,7 @@ _CAUTIOUS = "Chen et al. 2025 (arXiv:2510.12402); nanochat, modded-nanogpt's rec
 REGIMES: dict[Regime, tuple[Told, ...]] = {
     "speed": (
         Told("optimizer.use", "muon", _MUON),
+        Told("optimizer.adamw_learning_rate", "auto", f"by nanochat's law; {LAB}"),
         Told("optimizer.variance_beta", 0.95, f"NorMuon, Li et al. 2025 (arXiv:2510.05491); {LAB}"),
         Told("optimizer.cautious_decay", True, _CAUTIOUS),
         Told("schedule.use", "wsd", "its end can be decided on the way (MiniCPM, arXiv:2404.06395)"),
@@ -53,6 +57,7 @@ REGIMES: dict[Regime, tuple[Told, ...]] = {
     ),
     "data_limited": (
         Told("optimizer.use", "muon", _MUON),
+        Told("optimizer.adamw_learning_rate", "auto", f"by nanochat's law; {LAB}"),
         Told("optimizer.weight_decay", 0.8, "many epochs want much decay: 0.8 to 1.6 (slowrun, 100M tokens)"),
         Told("optimizer.cautious_decay", False, "here decay is what keeps from learning by heart (slowrun)"),
         Told("dropout", 0.1, "slowrun, 100M tokens; Muennighoff et al. 2023 (arXiv:2305.16264) for repeated data"),
@@ -163,12 +168,15 @@ def resolve(train: Train, config: ModelConfig) -> tuple[Train, tuple[Told, ...]]
     """
     optimizer, told = train.optimizer, []
     tokens = train.planned_tokens
-    if not optimizer.laws:
-        return train, ()
-    assert tokens is not None, "settings with a budget and auto"
     parameters = config.num_layers * config.block_matrix_parameters()
     changes: dict[str, float] = {}
     for name in optimizer.laws:
+        if name == "adamw_learning_rate":
+            changes[name] = _short(EMBEDDING_RATE * (EMBEDDING_WIDTH / config.hidden_size) ** 0.5)
+            why = f"{EMBEDDING_RATE} x ({EMBEDDING_WIDTH} / hidden_size)^0.5 (nanochat); {LAB}"
+            told.append(Told(f"optimizer.{name}", changes[name], why))
+            continue
+        assert tokens is not None, "settings with a budget and a law that goes by tokens"
         if name == "weight_decay":
             rate = changes.get("learning_rate", optimizer.learning_rate)
             assert not isinstance(rate, str)
