@@ -59,20 +59,26 @@ def new(
 
 @app.command
 def check(recipe: Recipe, /, *overrides: Overrides) -> None:
-    """Check a recipe: every problem at once, each with its place, and whether what it reads is there. Nothing runs."""
-    from headwater.core.errors import HeadwaterError
+    """Check a recipe: every problem at once, each with its place, and whether what it reads is there. Nothing runs.
+
+    Exits with 2 when the recipe cannot run.
+    """
     from headwater.flow import plan as look
     from headwater.flow import stages_of
     from headwater.recipe import load, model_of
 
-    loaded = load(recipe, *overrides)
-    print(f"{recipe}: ok, {len(stages_of(loaded))} stages: {', '.join(stage.name for stage in stages_of(loaded))}")
-    for line in model_of(loaded):
-        print(line)
+    loaded, problem = load(recipe, *overrides), None
     try:
         look(loaded)
     except HeadwaterError as error:
-        print(f"it cannot run yet: {error}")
+        problem = error
+    stages = stages_of(loaded)
+    state = "well-formed" if problem else "ok"
+    print(f"{recipe}: {state}, {len(stages)} stages: {', '.join(stage.name for stage in stages)}")
+    for line in model_of(loaded):
+        print(line)
+    if problem:
+        complain([f"it cannot run yet: {line}" for line in problem.lines], problem.hint)
 
 
 @app.command

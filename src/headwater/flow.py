@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from headwater.advice.delivery import Delivery, delivery
 from headwater.advice.estimate import Estimate, derived_model, estimate
 from headwater.core import hardware
+from headwater.core.bucket import bucket_of
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, MismatchError, RecipeError, StoreError
 from headwater.core.hardware import Machine, free_disk_bytes, share_processor
@@ -227,8 +228,8 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     stages = stages_of(recipe)
     if until is not None:
         stages = stages[: stages.index(stage_named(stages, until)) + 1]
-    folder = Path(recipe.machine.store)
-    store = Store(folder, _last_run(recipe), _last_run(recipe, BEGUN))
+    folder = recipe.machine.store_folder
+    store = Store(folder, _last_run(recipe), _last_run(recipe, BEGUN), bucket_of(recipe.machine))
     hashes = HashMemory(folder / ".hashes.json")
     steps: dict[str, Step] = {}
     for stage in stages:
@@ -259,6 +260,9 @@ def run(recipe: Recipe, until: str | None = None, anew: bool = False) -> Results
     launched = hardware.launch()
     if launched is None:
         return _run(recipe, until, anew)
+    if recipe.machine.store_is_url and launched.ranks > launched.local_ranks:
+        hint = "give a folder that all machines see, and copy what is finished there"
+        raise MismatchError("training on several machines needs a folder", place="machine.store", hint=hint)
     if launched.rank:
         door(FOLLOW)()
         return Results(recipe.name, Path(recipe.machine.runs) / recipe.name, {}, ())
@@ -276,6 +280,7 @@ def _run(recipe: Recipe, until: str | None, anew: bool) -> Results:
     share_processor()
     logger.info("%s", planned.summary())
     ran = []
+    _settle(recipe, planned.steps)
     for step in planned.steps:
         if not step.finished:
             logger.info("%s: %s", step.name, step.reason)
@@ -305,7 +310,8 @@ def report_so_far(recipe: Recipe) -> Results:
     finished = [step for step in plan(recipe).steps if step.finished and step.name != REPORT.name]
     if not finished:
         raise StoreError("no stage is finished yet", place=recipe.name, hint="headwater run first")
-    store = Store(Path(recipe.machine.store), _last_run(recipe))
+    store = Store(recipe.machine.store_folder, _last_run(recipe))
+    _settle(recipe, finished)
     hashes = HashMemory(store.folder / ".hashes.json")
     step = store.plan(REPORT, settings_of(recipe, REPORT), {step.name: step for step in finished}, hashes)
     perform(step, recipe.machine, anew=True)  # with today's prices and page
@@ -327,6 +333,7 @@ def export_to(recipe: Recipe, folder: Path | None = None, step: int | None = Non
         MismatchError: the written files do not compute what the model computes.
     """
     steps = {planned.name: planned for planned in plan(recipe).steps}
+    _settle(recipe, tuple(steps.values()))
     trained = steps.get("train")
     if trained is None or not trained.finished:
         raise StoreError("the model is not trained yet", place=recipe.name, hint=f"headwater run {recipe.name}")
@@ -378,8 +385,11 @@ def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
     Raises:
         StoreError: the documents are not encoded yet.
         RecipeError: the recipe does not train.
+        InputError: less than one step.
         MismatchError: the mixture cannot deliver so many steps.
     """
+    if steps is not None and steps < 1:
+        raise InputError(f"{steps} training steps have no rows", place="steps", hint="give 1 or more, or leave it out")
     found = {planned.name: planned for planned in plan(recipe).steps}
     if recipe.train is None or "encode" not in found:
         problem = "no training rows without the sections encode and train"
@@ -387,6 +397,7 @@ def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
     if not found["encode"].finished:
         hint = f"headwater run {recipe.name} --until encode"
         raise StoreError("the documents are not encoded yet", place=recipe.name, hint=hint)
+    _settle(recipe, [found["encode"]])
     return door(TABLE)(recipe.train, found["encode"].folder, path, steps)
 
 
@@ -405,6 +416,14 @@ def check_disk(planned: Plan) -> None:
         raise StoreError(
             problem, place=str(planned.store), hint="free some space, or set machine.store to another disk"
         )
+
+
+def _settle(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Where the store is a bucket: bring what is finished there, and put there what is finished here."""
+    if bucket := bucket_of(recipe.machine):
+        for step in steps:
+            if step.finished:
+                bucket.settle(step.folder)
 
 
 def link(recipe: Recipe, steps: Sequence[Step]) -> Path:

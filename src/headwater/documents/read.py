@@ -128,7 +128,7 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
         for number, part in enumerate(_parts(name, source, settings.shard_bytes, out))
     ]
     work = functools.partial(_read_part, settings, out.folder / "parts")
-    results = pool.map(work, jobs, out, label="read", name=lambda job: job.name)
+    results = _read_jobs(work, jobs, out)
     for source in sorted(settings.sources):
         of_source = [result for job, result in zip(jobs, results, strict=True) if job.source == source]
         damaged = {path: problem for result in of_source for path, problem in result["damaged"].items()}
@@ -150,6 +150,18 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
     for name, of_source in counts["sources"].items():
         of_source["input_bytes"] = sizes[name] or of_source["bytes_in"]
     return counts
+
+
+def _read_jobs(work: Callable[[Job], Counts], jobs: Sequence[Job], out: Workspace) -> list[Counts]:
+    """Read every part; those of sources that this machine has brought here itself stay on it when others cannot see them."""
+    brought = [job for job in jobs if out.machine.store_is_url and (out.folder / "cache" / job.source).is_dir()]
+    others = [job for job in jobs if job not in brought]
+    alone = Workspace(out.folder, out.machine.model_copy(update={"engine": "local"}))
+    results = {}
+    for some, on in ((brought, alone), (others, out)):
+        counts = pool.map(work, some, on, label="read", name=lambda job: job.name) if some else []
+        results |= {job.name: count for job, count in zip(some, counts, strict=True)}
+    return [results[job.name] for job in jobs]
 
 
 def _parts(name: str, source: Any, part_bytes: int, out: Workspace) -> Sequence[Any]:

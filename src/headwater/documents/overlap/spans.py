@@ -23,6 +23,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from headwater.core import pool
+from headwater.core.bucket import here
 from headwater.core.config import Config
 from headwater.core.stage import Counts, Workspace
 from headwater.core.store import atomic_path
@@ -115,7 +116,7 @@ class SpanSearch:
 
     def cuts(self, shard: int) -> np.ndarray:
         """What is repeated in a shard: [C] with the fields row, begin and end [bytes of the document], sorted."""
-        return np.fromfile(self.folder / "spans" / self.shards[shard].stem, _CUTS)
+        return np.fromfile(here(self.folder / "spans" / self.shards[shard].stem), _CUTS)
 
     def _over_shards(self, label: str, work: functools.partial[Counts] | object) -> None:
         shards = range(len(self.shards))
