@@ -53,10 +53,10 @@ def test_problems_are_lines_with_places_and_exit_code_2(tmp_path: Path) -> None:
 
 
 def test_a_recipe_that_cannot_run_does_not_pass_its_check(tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text("read:\n  sources:\n    a: {use: text, paths: [nothing.txt]}\nclean: {}\n")
+    (tmp_path / "my.yaml").write_text("read:\n  sources:\n    a: {use: text, paths: [nothing.txt]}\nclean: {steps: [{use: normalise}]}\n")
     done = headwater("check", "my.yaml", folder=tmp_path)
     assert done.returncode == 2
-    assert done.stdout.startswith("my.yaml: well-formed, 2 stages: read, clean")
+    assert done.stdout.startswith("my.yaml: well-formed, 3 stages: read, clean, report")
     assert done.stderr.startswith("it cannot run yet: nothing.txt: no such file")
     assert "\nhint: " in done.stderr
 
@@ -69,6 +69,7 @@ def test_a_recipe_that_cannot_run_does_not_pass_its_check(tmp_path: Path) -> Non
         (("plan", "demo", "--until", "trian"), "no such stage 'trian'; did you mean 'train'?"),
         (("list", "recipe"), "no such list 'recipe'; did you mean 'recipes'?"),
         (("runn", "demo"), "runn"),
+        (("tokens", "demo", "--to", "rows.parquet", "--steps", "0"), "steps: 0 training steps have no rows"),
         (("plan", "demo", "train.sede=1"), "train.sede=1: train.sede: no such setting; did you mean 'seed'?"),
     ],
 )
