@@ -53,7 +53,9 @@ def test_problems_are_lines_with_places_and_exit_code_2(tmp_path: Path) -> None:
 
 
 def test_a_recipe_that_cannot_run_does_not_pass_its_check(tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text("read:\n  sources:\n    a: {use: text, paths: [nothing.txt]}\nclean: {steps: [{use: normalise}]}\n")
+    (tmp_path / "my.yaml").write_text(
+        "read:\n  sources:\n    a: {use: text, paths: [nothing.txt]}\nclean: {steps: [{use: normalise}]}\n"
+    )
     done = headwater("check", "my.yaml", folder=tmp_path)
     assert done.returncode == 2
     assert done.stdout.startswith("my.yaml: well-formed, 3 stages: read, clean, report")

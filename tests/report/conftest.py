@@ -75,6 +75,7 @@ def read(settings: Made, inputs: Inputs, out: Workspace) -> Counts:
         tally.take(bad.select(batch.schema.names))
         tally.keep(batch)
         tally.drop(bad)
+        tally.skip("status_404")
         write(out, source, batch, bad)
         tallies.append(tally.counts())
     out.warn("code: 1 of 401 records is malformed and was <dropped>")

@@ -54,6 +54,7 @@ Source = Annotated[
     Field(discriminator="use"),
 ]
 T = TypeVar("T")
+_REASONS_SHOWN = 5
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -134,6 +135,7 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
         damaged = {path: problem for result in of_source for path, problem in result["damaged"].items()}
         _check_damage(source, damaged, settings)
         _judge(source, of_source, damaged, settings)
+        _tell_left_out(source, of_source, out)
         _tell_lost_dates(source, [result["lost_dates"] for result in of_source], out)
         if damaged:
             out.warn(
@@ -198,6 +200,19 @@ def _check_damage(source: str, damaged: Mapping[str, str], settings: Read) -> No
         )
         hint = "download or write them again, or raise read.max_damaged_files"
         raise InputError(problem, place=f"read.sources.{source}", hint=hint)
+
+
+def _tell_left_out(source: str, results: Sequence[Counts], out: Workspace) -> None:
+    """Say how many records were read that are no documents by their nature, and the most frequent reasons."""
+    tally = add_counts(result["tally"] for result in results)
+    reasons = tally["sources"].get(source, {}).get("skipped", {})
+    if reasons:
+        most = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{reason} {count:,}" for reason, count in most[:_REASONS_SHOWN])
+        more = f", and {len(most) - _REASONS_SHOWN} more reasons" if len(most) > _REASONS_SHOWN else ""
+        out.note(
+            f"{source}: {tally['documents_in']:,} documents and {sum(reasons.values()):,} other records: {shown}{more}"
+        )
 
 
 def _tell_lost_dates(source: str, lost: Sequence[tuple[int, str]], out: Workspace) -> None:

@@ -62,6 +62,7 @@ def funnel(evidence: Evidence) -> Iterator[Block]:
         1,
         True,
     )
+    yield from _left_out(evidence)
     clusters = evidence.counts("dedup").get("clusters", {})
     if clusters.keys() - {"1"}:  # else nothing is a copy of another
         rows = [[size, whole(number)] for size, number in clusters.items()]
@@ -83,6 +84,18 @@ def funnel(evidence: Evidence) -> Iterator[Block]:
             edited,
             2,
         )
+
+
+def _left_out(evidence: Evidence) -> Iterator[Block]:
+    """Records of sources that are no documents by their nature, such as redirects and pictures of a web archive."""
+    rows = [
+        [source, words(reason), whole(count)]
+        for source, counts in evidence.counts("read").get("sources", {}).items()
+        for reason, count in sorted(counts.get("skipped", {}).items(), key=lambda item: (-item[1], item[0]))
+    ]
+    if rows:
+        caption = "Records that were read and are no documents by their nature"
+        yield Details("What sources hold besides documents", [Table(caption, ["source", "reason", "records"], rows, 2)])
 
 
 def _benchmarks(evidence: Evidence) -> Iterator[Block]:
