@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sized
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -353,7 +354,8 @@ def inspect(
         table.add_row(stage, reason, of, f"{number:,}")
     print_table(table)
     shown = len(found.documents)
-    print(f"\n{found.fitting:,} documents fit" + (f"; {shown} of them, drawn by seed {seed}:" if shown else "."))
+    fit = "1 document fits" if found.fitting == 1 else f"{found.fitting:,} documents fit"
+    print(f"\n{fit}" + (f"; {shown} of them, drawn by seed {seed}:" if shown else "."))
     for row in found.documents:
         print_document(row, 0 if id else characters)
 
@@ -363,7 +365,7 @@ def forget(
     recipe: Annotated[str, Parameter(help="Name of a recipe that has run, or folder of a run.")],
     /,
     *,
-    url: Annotated[str | None, Parameter(help="Documents whose address begins so.")] = None,
+    url: Annotated[str | None, Parameter(help="Documents at this address, and below it.")] = None,
     source: Annotated[str | None, Parameter(help="Documents of this source.")] = None,
     id: Annotated[str | None, Parameter(help="Documents whose id begins so.")] = None,  # noqa: A002
     meta: Annotated[tuple[str, ...], Parameter(help="Documents with this in their meta, as author=Jane.")] = (),
@@ -390,7 +392,7 @@ def forget(
             table.add_row(holding.stage, f"{holding.documents:,}", holding.how, str(holding.path))
         print_table(table)
         print(
-            f"\n{len(ledger.ids):,} documents, and {len(ledger.copies):,} near-duplicates that were dropped for them."
+            f"\n{_counted(ledger.ids, 'document')}, and {_counted(ledger.copies, 'near-duplicate')} dropped for them."
         )
     if add_to is not None:
         lines = add_to_list(add_to, search, ledger, copies)
@@ -495,6 +497,10 @@ def complain(problems: list[str], hint: str) -> None:
         if hint:
             log.console.print(f"hint: {hint}", markup=False)
     raise SystemExit(2) from None
+
+
+def _counted(things: Sized, name: str) -> str:
+    return f"{len(things):,} {name}" + ("" if len(things) == 1 else "s")
 
 
 def print_results(results: Any, recipe: str) -> None:

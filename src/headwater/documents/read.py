@@ -264,6 +264,8 @@ def _judge(source: str, results: list[Counts], damaged: Mapping[str, str], setti
         skipped = tally.get("sources", {}).get(source, {}).get("skipped", {})
         problem += "".join(f"; {count} left out: {reason}" for reason, count in skipped.items())
         hint = "look into what it reads"
+        if "private_address" in tally.get("dropped", {}):
+            hint = f"if these are machines of yours, set read.sources.{source}.allow_private=true"
         if "too_long" in tally.get("dropped", {}):
             hint = f"lines, and files that are one document, may have {MAX_RECORD_BYTES >> 20} MiB: check `use` and `split`"
         raise EmptyResultError(problem, place=f"read.sources.{source}", hint=hint)

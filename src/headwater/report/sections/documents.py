@@ -72,6 +72,7 @@ def funnel(evidence: Evidence) -> Iterator[Block]:
     yield from _benchmarks(evidence)
     yield from _sensitivity(evidence)
     yield from _found(evidence)
+    yield from _quality_models(evidence)
     edited = [
         [stage, rule, whole(count)]
         for stage in evidence.document_stages
@@ -148,6 +149,26 @@ def _found(evidence: Evidence) -> Iterator[Block]:
     ]
     if rows:
         yield Table("What cleaning steps found inside of texts", ["step", "what", "times"], rows, 2)
+
+
+def _quality_models(evidence: Evidence) -> Iterator[Block]:
+    """What each quality model that was trained can do, and what each threshold of its scores would keep."""
+    steps = evidence.settings("clean").get("steps", [])
+    for index, told in evidence.counts("clean").get("prepared", {}).items():
+        if "held_out" not in told:
+            continue
+        step, found = steps[int(index)], told["held_out"]
+        rows = [
+            [decimal(row["threshold"], 2), *(share(row[key], 1) for key in ("precision", "recall", "kept"))]
+            for row in found["thresholds"]
+        ]
+        caption = (
+            f"Scores of {plural(found['positive'], 'good sample')} and {plural(found['negative'], 'bad one')} that the model had "
+            f"not seen: area under the curve {decimal(found['auc'], 3)}, accuracy {decimal(found['accuracy'], 3)}, calibration "
+            f"error {decimal(found['calibration_error'], 3)}; the recipe keeps scores from {significant(step['min_score'])} on"
+        )
+        header = ["min_score", "of those kept are good", "of the good are kept", "of all are kept"]
+        yield Details(f"What the model of {step['use']} can do", [Table(caption, header, rows)])
 
 
 def _outcome(evidence: Evidence, documents_in: int) -> Iterator[list[str]]:
