@@ -142,7 +142,7 @@ def clean(settings: Clean, inputs: Inputs, out: Workspace) -> Counts:
         if told:
             prepared[str(index)] = told
     work = functools.partial(_clean_shard, steps, out.folder)
-    counts = add_counts(pool.map(work, shards, out, label="clean", name=lambda shard: shard.stem, threads=True))
+    counts = add_counts(pool.map(work, shards, out, label="clean", name=lambda shard: shard.stem))
     if gone := [source for source, of_source in counts["sources"].items() if not of_source["documents_out"]]:
         raise _everything_dropped(gone, counts["sources"], out.folder / "dropped")
     _tell_idle_steps(settings, counts, out)
