@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from headwater.core.bucket import bucket_of, exchange
 from headwater.core.cluster import RayExecutor
-from headwater.core.hardware import Machine, environment_with
+from headwater.core.hardware import Machine, environment_with, release_freed_memory
 from headwater.core.stage import Counts, Workspace
 from headwater.core.store import read_json, write_json
 
@@ -81,6 +81,7 @@ def map(  # noqa: A001  (the verb of this seam; used as pool.map)
                 for future in as_completed(futures):
                     finish(futures[future], future.result())
                     bar.advance()
+    release_freed_memory()
     return [result for result in results if result is not None]
 
 

@@ -27,7 +27,6 @@ from pydantic import model_validator
 from headwater.core import pool
 from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError, InputError
-from headwater.core.hardware import release_freed_memory
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.documents.document import (
     DROPPED_SCHEMA,
@@ -124,9 +123,7 @@ class _Work:
     def over_shards(self, label: str, work: Any) -> list[Counts]:
         """Do something with the number of each shard."""
         numbers = range(len(self.shards))
-        found = pool.map(work, numbers, self.out, label=label, name=lambda n: self.shards[n].stem, threads=True)
-        release_freed_memory()
-        return found
+        return pool.map(work, numbers, self.out, label=label, name=lambda n: self.shards[n].stem, threads=True)
 
 
 def dedup(settings: Dedup, inputs: Inputs, out: Workspace) -> Counts:

@@ -19,7 +19,7 @@ from headwater.core.store import atomic_path
 GATHERED_BYTES = 8 << 20
 """Records that are gathered at once [bytes]: about four times as much is needed to sort them."""
 _BUCKETS = 1 << 10  # ranges of keys: 4 KB of index for each file; 8 MB in each when there are 8 GB of records
-_REMEMBERED_BYTES = 16 << 20  # of pieces that were read last
+_REMEMBERED_BYTES = 4 << 20  # of pieces that were read last
 _INDEX_BYTES = 4 * (_BUCKETS + 1)
 
 
