@@ -219,9 +219,23 @@ def kept(evidence: Evidence, settings: Report) -> Iterator[Block]:
         excerpts = []
         for row in rows:
             facts = [("from", row["url"]), ("licence", row["licence"]), ("language", row["language"])]
+            facts.append(("scores", _scores(row)))
             texts = [("kept", _cut(row["text"], settings.sample_characters))]
             excerpts.append(Excerpt([(name, value) for name, value in facts if value], texts))
         yield Details(f"{source} ({plural(len(rows), 'document')})", excerpts)
+
+
+def _scores(row: Document) -> str:
+    """The numbers that stages have written to a document's `meta`, such as a score of quality.
+
+    >>> _scores({"meta": '{"title": "Rivers", "quality": 0.91234, "cluster_size": 3}'})
+    'quality 0.9123, cluster size 3'
+    """
+    meta = json.loads(row["meta"]) if row.get("meta") else {}
+    numbers = {
+        name: value for name, value in meta.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return ", ".join(f"{words(name)} {significant(float(value), 4)}" for name, value in numbers.items())
 
 
 def _excerpt(row: Document, original: Document | None, characters: int) -> Excerpt:
@@ -232,6 +246,7 @@ def _excerpt(row: Document, original: Document | None, characters: int) -> Excer
         ("licence", row["licence"]),
         ("measured", significant(row["value"], 4)),
         ("limit", significant(row["threshold"], 4)),
+        ("scores", _scores(row)),
         ("copy of", original["url"] or original["id"]) if original else ("detail", row["detail"]),
     ]
     texts = [("dropped", _cut(row["text"], characters))]
