@@ -132,6 +132,7 @@ def architecture(config: ModelConfig) -> str:
 
 def huggingface_config(config: ModelConfig, separator: int) -> dict[str, Any]:
     """The content of config.json; rows of padding are not exported."""
+    assert not config.tricks, "fold() comes first"
     made = _of_family(config.family)
     values: dict[str, Any] = {
         "architectures": [made.name],
@@ -284,7 +285,8 @@ def _rope(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def to_huggingface(model: Transformer) -> dict[str, Tensor]:
-    """The weights under the names of transformers; rows of padding are left out."""
+    """The weights of a model without tricks under the names of transformers; rows of padding are left out."""
+    assert not model.config.tricks, "fold() comes first"
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         parts, transposed = _names(name, model.config)
