@@ -41,6 +41,7 @@ class KVCache:
     Attributes:
         length: positions seen so far.
         capacity: the most positions that fit.
+        kv: keys and values [layers, 2, B, K, capacity, E].
         first_B: where the text of each row begins, when rows of different lengths were filled up in front; else None.
     """
 
@@ -57,15 +58,15 @@ class KVCache:
         self.first_B: Tensor | None = None
         self.capacity = capacity or config.context_length
         shape = (config.num_layers, 2, rows, config.num_kv_heads, self.capacity, config.head_size)
-        self._kv = torch.zeros(shape, device=device, dtype=dtype)
+        self.kv = torch.zeros(shape, device=device, dtype=dtype)
 
     def extend(self, layer: int, k_BTKE: Tensor, v_BTKE: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values of new positions of one layer; return those of all positions seen [B, K, S, E]."""
         end = self.length + k_BTKE.shape[1]
         assert end <= self.capacity, f"{end} positions in a cache for {self.capacity}"
-        self._kv[layer, 0, :, :, self.length : end] = k_BTKE.transpose(1, 2)
-        self._kv[layer, 1, :, :, self.length : end] = v_BTKE.transpose(1, 2)
-        return self._kv[layer, 0, :, :, :end], self._kv[layer, 1, :, :, :end]
+        self.kv[layer, 0, :, :, self.length : end] = k_BTKE.transpose(1, 2)
+        self.kv[layer, 1, :, :, self.length : end] = v_BTKE.transpose(1, 2)
+        return self.kv[layer, 0, :, :, :end], self.kv[layer, 1, :, :, :end]
 
 
 class Linear(nn.Module):
