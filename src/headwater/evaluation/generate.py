@@ -49,10 +49,12 @@ def generate(
             raise MismatchError(problem, place="prompt", hint=f"give 1 to {context - 1:,} tokens")
     writers = [Writer(prompt, settings, settings.seed + n, context, stop) for n, prompt in enumerate(prompts)]
     new = max(writer.room for writer in writers)
-    forward = _forward(fold(model), prompts, new)
+    logits_BV, forward = _begin(fold(model), prompts, new)
     drawn: list[int | None] = []
-    for _ in range(new):
-        logits_BV = forward(drawn)[:, :vocab_size]
+    for position in range(new):
+        if position:
+            logits_BV = forward(drawn)
+        logits_BV = logits_BV[:, :vocab_size]
         if not torch.isfinite(logits_BV).all():
             raise not_finite("generate")
         drawn = [writer(logits_V) for writer, logits_V in zip(writers, logits_BV, strict=True)]
@@ -61,33 +63,27 @@ def generate(
         yield drawn
 
 
-def _forward(
+def _begin(
     model: Transformer, prompts: Sequence[Sequence[int]], new: int
-) -> Callable[[Sequence[int | None]], Tensor]:
-    """A function from the last token of each text to the logits of the next [B, token types] fp32, on the processor.
-
-    Called first, it goes through the prompts instead, whatever it is given.
-    """
+) -> tuple[Tensor, Callable[[Sequence[int | None]], Tensor]]:
+    """The logits behind prompts [B, token types] fp32, and a function from the last token of each text to those of the next."""
     tokens_BT, documents_BT = _padded(prompts, model.embedding.weight.device)
     dtype = model.compute_dtype or model.embedding.weight.dtype
     cache = KVCache(model.config, len(prompts), tokens_BT.shape[1] + new - 1, tokens_BT.device, dtype)
-    decoder: Decoder | None = None
+
+    @torch.inference_mode()
+    def library(tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+        x_BD = model.hidden(tokens_BT, documents_BT, cache)[:, -1]
+        return model.logits(x_BD).float().cpu()
+
+    logits_BV = library(tokens_BT, documents_BT)
+    loops = Decoder(model, cache) if fits(model, len(prompts)) else None
 
     def forward(last: Sequence[int | None]) -> Tensor:
-        nonlocal decoder
-        with torch.inference_mode():
-            if not cache.length:
-                x_BD = model.hidden(tokens_BT, documents_BT, cache)[:, -1]
-                return model.logits(x_BD).float().cpu()
-            tokens_B = torch.tensor([token or 0 for token in last])
-            if decoder is None and fits(model, len(prompts)):
-                decoder = Decoder(model, cache)
-            if decoder is not None:
-                return decoder(tokens_B)
-            x_BD = model.hidden(tokens_B[:, None].to(tokens_BT.device), cache=cache)[:, -1]
-            return model.logits(x_BD).float().cpu()
+        tokens_B = torch.tensor([token or 0 for token in last])
+        return library(tokens_B[:, None].to(tokens_BT.device)) if loops is None else loops(tokens_B)
 
-    return forward
+    return logits_BV, forward
 
 
 class Writer:
