@@ -84,7 +84,7 @@ class Plan:
     delivery: Delivery | None = None
     """What training will take from each source, if there is training to do."""
     model: ModelConfig | None = None
-    """The model that will be made, if it is a new one."""
+    """The model that will be made, or gone on with."""
     derived: tuple[Derivation, ...] = ()
     """What of its shape follows from the dial."""
     left_behind: tuple[Path, str] | None = None
@@ -370,7 +370,7 @@ def speed(recipe: Recipe | None) -> tuple[str, list[dict[str, Any]]]:
     config, _ = derived_model(plan(recipe).steps)
     if config is None or recipe.train is None:
         problem = "does not tell the shape of a model to train"
-        raise RecipeError(problem, place=recipe.name, hint="take one with initialize.use=random and a section train")
+        raise RecipeError(problem, place=recipe.name, hint="take one with the sections initialize and train")
     return door(LADDER)(config, recipe.train, recipe.machine)
 
 

@@ -17,6 +17,7 @@ from headwater.core.stage import Step
 from headwater.core.store import read_json
 from headwater.model.config import RandomWeights
 from headwater.model.dial import Derivation
+from headwater.model.planned import planned
 from headwater.model.shape import ModelConfig
 from headwater.training.phases import stretches
 
@@ -127,24 +128,30 @@ def _of_model(step: Step, model: ModelConfig | None, trained: dict[str, Any] | N
 
 
 def planned_model(steps: Sequence[Step]) -> ModelConfig | None:
-    """The model that a recipe will make; None when its weights come from elsewhere."""
+    """The model that a recipe will make or go on with; None when it has none, or none fits."""
     return derived_model(steps)[0]
 
 
 def derived_model(steps: Sequence[Step]) -> tuple[ModelConfig | None, tuple[Derivation, ...]]:
-    """The model that a recipe will make, None when its weights come from elsewhere, and what followed from its dial.
+    """The model that a recipe will make or go on with, and what followed from its dial, if it has one.
 
-    Until the tokenizer is known, its vocabulary is TYPICAL_VOCABULARY; what does not fit that is not planned.
+    Until the tokenizer is known, its vocabulary is TYPICAL_VOCABULARY; a new model that does not fit that is not planned.
+
+    Raises:
+        InputError: a model that it begins with cannot be read.
+        MismatchError: it is none that is computed here, or what is asked for does not go with it.
     """
     named = {step.name: step for step in steps}
-    start: Any = named["initialize"].settings if "initialize" in named else None
-    if not isinstance(start, RandomWeights):
+    if "initialize" not in named:
         return None, ()
+    start: Any = named["initialize"].settings
     tokenizer = named["tokenizer"]
     if tokenizer.finished:
         tokens = tokenizer.manifest()["counts"].get("vocab_size", TYPICAL_VOCABULARY)
     else:
         tokens = getattr(tokenizer.settings, "vocab_size", TYPICAL_VOCABULARY)
+    if not isinstance(start, RandomWeights):
+        return planned(start, tokens), ()
     try:
         return start.derive(tokens)
     except MismatchError:
