@@ -102,13 +102,22 @@ def plan(
         str | None,
         Parameter(help="What the document stages would take for so much input: a size, or common-crawl-warc or -wet."),
     ] = None,
+    measure: Annotated[
+        bool, Parameter(negative="", help="Train 20 real steps first, and go by them; runs the stages before training.")
+    ] = False,
+    gpu: Annotated[str | None, Parameter(help="What training would take on this kind of GPU instead.")] = None,
+    count: Annotated[int | None, Parameter(help="How many of them; default: the fewest on which it fits.")] = None,
+    prices: Annotated[Path | None, Parameter(help="Your copy of prices, hardware and grids.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what will run and why, how long it takes and how much disk it needs."""
+    """Say what will run and why, how long it takes, what it needs, and what training costs and is expected to reach."""
     from headwater import flow
     from headwater.recipe import load
 
-    planned = flow.plan(load(recipe, *overrides), until)
+    loaded = load(recipe, *overrides)
+    planned = flow.measure(loaded) if measure else flow.plan(loaded, until)
+    if gpu is not None or count is not None or prices is not None:
+        planned = flow.elsewhere(planned, gpu, count, prices)
     if scale is not None:
         from headwater.advice.scale import extrapolate, parse_target
 
@@ -126,7 +135,16 @@ def plan(
             "parameters": planned.model.parameters(),
             "derived": derived,
         }
-        print_json({"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture, "model": model})
+        training = planned.outlook and planned.outlook.to_json()
+        print_json(
+            {
+                "recipe": planned.recipe.name,
+                "stages": planned.rows(),
+                "mixture": mixture,
+                "model": model,
+                "training": training,
+            }
+        )
         return
     print(planned)
 
@@ -532,6 +550,27 @@ def speed(
             numbers = (f"{rung['milliseconds']:,.0f}", *factors, f"{rung['tokens_per_second']:,.0f}")
             table.add_row(rung["name"], *numbers, "")
     print_table(table)
+
+
+@app.command
+def ladder(recipe: Recipe, /, *overrides: Overrides, as_json: Json = False) -> None:
+    """Train a few small models on a recipe's text, and say how good its own will be, before it is trained."""
+    from headwater import flow
+    from headwater.recipe import load
+
+    path, law, expected = flow.ladder(load(recipe, *overrides))
+    found = expected.bits_per_byte if expected else law.predict(law.parameters, law.tokens)
+    if as_json:
+        print_json({"law": law.to_json(), "forecast": found and vars(found), "file": str(path)})
+        return
+    table = plain_table(">parameters", ">tokens", ">bits per byte", ">by the law")
+    for rung in law.rungs:
+        by_law = law.predict(rung.parameters, rung.tokens).value
+        table.add_row(f"{rung.parameters:,.0f}", f"{rung.tokens:,.0f}", f"{rung.bits_per_byte:.3f}", f"{by_law:.3f}")
+    print_table(table)
+    print(f"\n{law}")
+    if found:
+        print(f"expected of the recipe: {found.value:.3f} bits per byte, {found.low:.3f} to {found.high:.3f}")
 
 
 @app.command

@@ -55,8 +55,8 @@ class Accelerator(Config):
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
-        if any(value <= 0 for value in (*self.flops.values(), *self.usd_per_hour)):
-            raise ValueError("flops and prices must be above zero")
+        if any(value <= 0 for value in self.flops.values()) or any(price < 0 for price in self.usd_per_hour):
+            raise ValueError("flops must be above zero, and prices not below")
         if list(self.usd_per_hour) != sorted(self.usd_per_hour):
             raise ValueError(f"usd_per_hour must rise from low to high; got {list(self.usd_per_hour)}")
         return self
