@@ -405,7 +405,7 @@ def measure(recipe: Recipe) -> Plan:
             shutil.rmtree(path, ignore_errors=True)
     pace.keep(store, recipe.train, recipe.machine, found)
     config = ModelConfig.model_validate(found["model"])
-    keep_activations(store, config, door(ACTIVATIONS)(config).bytes_per_token(config.num_layers))
+    keep_activations(store, config, door(ACTIVATIONS)(config, found["precision"]).bytes_per_token(config.num_layers))
     return plan(recipe)
 
 
@@ -446,7 +446,13 @@ def ladder(recipe: Recipe) -> tuple[Path, rungs.Law, Outlook | None]:
     found = []
     runs = rungs.rungs_of(expected.model, expected.tokens, recipe.train.batch_tokens)
     for number, (config, tokens) in enumerate(runs, 1):
-        logger.info("ladder: run %d of %d, %s parameters, %s tokens", number, len(runs), f"{config.parameters():,}", f"{tokens:,}")
+        logger.info(
+            "ladder: run %d of %d, %s parameters, %s tokens",
+            number,
+            len(runs),
+            f"{config.parameters():,}",
+            f"{tokens:,}",
+        )
         counts = _run_rung(recipe, ready.store, config, tokens)
         total = counts.get("validation_bits_per_byte", {}).get("total")
         if total is None:

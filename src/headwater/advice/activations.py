@@ -29,15 +29,16 @@ class Activations(NamedTuple):
         return num_layers * self.block_bytes + self.outside_bytes
 
 
-def count(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Activations:
+def count(config: ModelConfig, precision: str = "fp32") -> Activations:
     """Count saved storages at 2 and 6 layers, for two lengths, and extrapolate in a line in both.
 
     Weights do not count, and a storage that several operations keep counts once.
 
     Args:
         config: the model.
-        dtype: number format of the products.
+        precision: number format of the products, fp32 or bf16.
     """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     short, long = (min(tokens, config.context_length) for tokens in TOKENS)
     if short == long:
         short = max(long // 2, 1)

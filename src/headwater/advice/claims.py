@@ -101,7 +101,9 @@ def _days(cost: Cost, claims: Claims) -> Iterator[Finding]:
     if mfu > cost.gpu.reached:
         yield Finding("impossible", f"{says}: an MFU of {mfu:.1%}; matrix products alone reach {cost.gpu.reached:.0%}")
     elif mfu > highest(cost) or mfu < LOW_MFU:
-        yield Finding("odd", f"{says}: an MFU of {mfu:.1%}; the best known run on such hardware has {highest(cost):.1%}")
+        yield Finding(
+            "odd", f"{says}: an MFU of {mfu:.1%}; the best known run on such hardware has {highest(cost):.1%}"
+        )
     else:
         yield Finding("agrees", f"{says}: an MFU of {mfu:.1%}")
 
@@ -172,9 +174,9 @@ def _parameters(cost: Cost, claims: Claims) -> Iterator[Finding]:
 
 
 def _money(cost: Cost, claims: Claims) -> Iterator[Finding]:
-    hours = claims.gpu_hours or (claims.days and claims.days * DAY * cost.gpus) or cost.gpu_hours.likely
     if claims.usd is None:
         return
+    hours = claims.gpu_hours or (claims.days or 0) * DAY * cost.gpus or cost.gpu_hours.likely
     each = claims.usd / hours
     low, high = cost.price.low, cost.price.high
     text = f"{claims.usd:,.0f} USD for {hours:,.0f} GPU-hours are {each:.2f} USD an hour"

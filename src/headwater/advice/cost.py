@@ -55,6 +55,7 @@ class Job:
         sharding: how it is spread; None for the simplest that fits.
         tensor_parallel: GPUs that share each matrix, with `sharding`.
         micro_batch: rows of one pass.
+        activation_bytes: of all blocks for a token, where they were measured.
         fits_anyhow: do not refuse a model that fits nowhere.
         market: hardware and prices.
     """
@@ -81,6 +82,7 @@ class Job:
     sharding: Sharding | None = None
     tensor_parallel: int = 1
     micro_batch: int = 1
+    activation_bytes: float | None = None
     fits_anyhow: bool = False
     market: Market = field(default_factory=market)
 
@@ -98,7 +100,9 @@ class Job:
         }  # fmt: skip
         for name, value in above.items():
             if value is not None and not value > 0:
-                raise InputError(f"must be above zero, not {value:g}", place=name, hint="leave it out, or give a number")
+                raise InputError(
+                    f"must be above zero, not {value:g}", place=name, hint="leave it out, or give a number"
+                )
         if self.model is None and not self.parameters > 0:
             hint = "--model llama-2-7b, or --parameters 7B"
             raise InputError("neither a model nor a number of parameters is given", place="--model", hint=hint)
@@ -177,7 +181,7 @@ class Cost:
         if self.model is None:
             return ()
         base = memory.Layout(self.gpus, micro_batch=self.job.micro_batch, eager=self.job.software == "eager")
-        return memory.choices(self.model, self.gpu, self.gpus, self.sequence_length, base)
+        return memory.choices(self.model, self.gpu, self.gpus, self.sequence_length, base, self.job.activation_bytes)
 
     @cached_property
     def way(self) -> memory.Choice | None:

@@ -65,7 +65,7 @@ def _qwen3(c: Json) -> dict[str, Any]:
 
 
 def _qwen3_moe(c: Json) -> dict[str, Any]:
-    return _qwen3(c) | _experts(c, c["num_experts"], c["moe_intermediate_size"])
+    return _qwen3(c) | _experts(c, c.get("num_experts") or c["num_local_experts"], c["moe_intermediate_size"])
 
 
 def _mixtral(c: Json) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from headwater.core.stage import Step
 from headwater.core.store import read_json, write_json
 from headwater.model.shape import ModelConfig
 
-SIZES = (0.2, 0.4, 0.65)
+SIZES = (0.15, 0.3, 0.55)
 """Parameters of the small models, as shares of those planned."""
 LENGTHS = ((1 / 8, 1 / 4, 1 / 2), (1 / 8, 1 / 4, 1 / 2), (1 / 8, 1 / 4))
-"""Tokens of the runs of each, as shares of those planned. Together they take about half of the planned run's FLOPs."""
+"""Tokens of the runs of each, as shares of those planned. Together they take about six tenths of the planned run's FLOPs."""
 PRIOR_A, PRIOR_B = (0.34, 0.10), (0.34, 0.12)
 """Mean and standard deviation of the exponents before anything is measured. Source: published fits, 0.34 and 0.28 (Hoffmann
 et al. 2022), 0.35 and 0.37 (Besiroglu et al. 2024), 0.35 and 0.35 (Muennighoff et al. 2023); the width is our choice."""
@@ -118,34 +118,42 @@ def fit(rungs: Sequence[Rung], parameters: float, tokens: float) -> Law:
         problem = f"a law needs four runs of two sizes and two lengths, not {len(rungs)}"
         raise EmptyResultError(problem, place="ladder", hint="headwater ladder RECIPE runs eight")
     sizes, lengths, measured = (np.array(column) for column in zip(*rungs, strict=True))
-    grid = [(a, b) for a in np.arange(0.06, 0.81, 0.04) for b in np.arange(0.06, 1.01, 0.04)]
-    fits = []
-    for a, b in grid:
-        columns = np.stack([np.ones_like(measured), (parameters / sizes) ** a, (tokens / lengths) ** b], axis=1)
-        weights, squares = _not_negative(columns / measured[:, None], np.ones_like(measured))
-        fits.append((squares, *weights, a, b))
-    table = np.array(fits)
+    a, b = (grid.ravel() for grid in np.meshgrid(np.arange(0.06, 0.81, 0.04), np.arange(0.06, 1.01, 0.04)))
+    by_size, by_length = (parameters / sizes) ** a[:, None], (tokens / lengths) ** b[:, None]
+    columns = np.stack([np.ones_like(by_size), by_size, by_length], axis=2) / measured[:, None]  # relative errors
+    terms, squares = _not_negative(columns)
+    table = np.column_stack([squares, terms, a, b])
     free = max(len(rungs) - 4, 1)
     noise = max(math.sqrt(table[:, 0].min() / free), LEAST_NOISE)
-    a, b = table[:, 4], table[:, 5]
     prior = ((a - PRIOR_A[0]) / PRIOR_A[1]) ** 2 + ((b - PRIOR_B[0]) / PRIOR_B[1]) ** 2
     log_weight = -table[:, 0] / (2 * noise**2) - prior / 2
     weight = np.exp(log_weight - log_weight.max())
     kept = weight > 1e-4
     rows = np.column_stack([weight, table[:, 1:]])[kept]
-    return Law(parameters, tokens, tuple(rungs), tuple(tuple(map(float, row)) for row in rows), noise)
+    constants: Any = tuple(tuple(map(float, row)) for row in rows)
+    return Law(parameters, tokens, tuple(rungs), constants, noise)
 
 
-def _not_negative(columns: NDArray[Any], target: NDArray[Any]) -> tuple[NDArray[Any], float]:
-    """Least squares with coefficients that are not negative, by trying every set of them that is above zero."""
-    best, squares = np.zeros(columns.shape[1]), float(target @ target)
-    for count in range(1, columns.shape[1] + 1):
-        for chosen in combinations(range(columns.shape[1]), count):
-            found, *_ = np.linalg.lstsq(columns[:, chosen], target, rcond=None)
-            left = target - columns[:, chosen] @ found
-            if (found >= 0).all() and left @ left < squares:
-                best, squares = np.zeros(columns.shape[1]), float(left @ left)
-                best[list(chosen)] = found
+def _not_negative(columns: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Least squares to a target of ones with coefficients that are not negative, by trying every set above zero.
+
+    Args:
+        columns: [fits, runs, 3].
+
+    Returns:
+        Coefficients [fits, 3], and the sum of squares that each fit leaves [fits].
+    """
+    fits, runs, terms = columns.shape
+    best, squares = np.zeros((fits, terms)), np.full(fits, float(runs))
+    for chosen in (list(some) for size in range(1, terms + 1) for some in combinations(range(terms), size)):
+        part = columns[:, :, chosen]
+        normal = part.transpose(0, 2, 1) @ part + 1e-12 * np.eye(len(chosen))
+        found = np.linalg.solve(normal, part.sum(axis=1)[:, :, None])
+        left = ((1 - (part @ found)[:, :, 0]) ** 2).sum(axis=1)
+        better = (found[:, :, 0] >= 0).all(axis=1) & (left < squares)
+        squares[better] = left[better]
+        best[better] = 0.0
+        best[np.ix_(better, chosen)] = found[better, :, 0]
     return best, squares
 
 
@@ -176,8 +184,13 @@ def shrunk(config: ModelConfig, share: float) -> ModelConfig:
             if layers > config.num_layers:
                 continue
             ffn = max(round(config.ffn_size * scale / 8) * 8, 8)
-            change = {"hidden_size": width, "num_layers": layers, "head_size": width // config.num_heads, "ffn_size": ffn}
-            small = ModelConfig(**(config.model_dump() | change))
+            change = {
+                "hidden_size": width,
+                "num_layers": layers,
+                "head_size": width // config.num_heads,
+                "ffn_size": ffn,
+            }
+            small = ModelConfig.model_validate(config.model_dump() | change)
             shape = abs(math.log(layers / config.num_layers / scale))  # as deep for its width as the model itself
             candidates.append((abs(math.log(small.parameters() / (share * config.parameters()))) + 0.1 * shape, small))
     return min(candidates, key=lambda one: one[0])[1]

@@ -49,6 +49,9 @@ class Accelerator(Config):
     """To other machines, one direction [GB/s]."""
     host_gb_per_second: float = Field(default=25.0, gt=0)
     """To the memory of its host [GB/s]. Source: PCIe 5 at about half its rate."""
+    reserved_bytes: float = Field(default=1.0e9, ge=0)
+    """What its driver and libraries take: CUDA's context, workspaces of cuBLAS, buffers of NCCL. Our estimate: 0.5 to 1.5
+    GB."""
     failures_per_day: float = Field(default=419 / (54 * 16_384), ge=0)
     """Interruptions that one with its share of everything around it causes. Source: Llama 3 (arXiv:2407.21783, 3.3.4): 419
     in 54 days on 16,384 GPUs."""
@@ -151,7 +154,6 @@ ALIASES = {
 """What people write -> the name in market.yaml."""
 
 
-@cache
 def market(path: Path | None = None) -> Market:
     """The shipped market, or that of a file.
 
@@ -159,7 +161,12 @@ def market(path: Path | None = None) -> Market:
         InputError: the file cannot be read.
         RecipeError: a number in it is not valid; one line per problem.
     """
-    return load(Market, path or SHIPPED)
+    return load(Market, path) if path else _shipped()
+
+
+@cache
+def _shipped() -> Market:
+    return load(Market, SHIPPED)
 
 
 def write_prices(path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from headwater.advice.architecture import Architecture
 from headwater.advice.market import Accelerator, Market
@@ -20,8 +21,6 @@ LOGIT_BYTES: dict[Logits, float] = {"plain": 10, "fused": 6, "chunked": 0}
 fp32 copy that the gradient takes the place of. Source: 4 bytes saved and 2 + 4 transient, measured on Llama."""
 CHUNK_BYTES = 2 * 4 * 2.0**22
 """Logits that exist at a time where the loss goes chunk by chunk, with their gradient; as in Headwater's own model."""
-BUFFERS = 1.0e9
-"""CUDA's context, workspaces of cuBLAS and buffers of NCCL [bytes]. Our estimate: 0.5 to 1.5 GB."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ class Memory:
     gathered: float
     activations: float
     logits: float
-    buffers: float = BUFFERS
+    buffers: float
+    """Driver and libraries."""
 
     @property
     def total(self) -> float:
@@ -79,8 +79,35 @@ class Memory:
         return sum(vars(self).values())
 
 
+class _Sizes(NamedTuple):
+    """What of a shape does not depend on how it is spread."""
+
+    parameters: int
+    block: int
+    """Parameters of the largest block."""
+    outside: int
+    """Parameters outside of blocks."""
+    kept: float
+    """Numbers that all blocks keep for each token, everything fused."""
+    most: float
+    """The most that one of them keeps."""
+
+
+@lru_cache(maxsize=512)
+def _sizes(model: Architecture) -> _Sizes:
+    layers = range(model.num_layers)
+    blocks = [model.block_matrices(n, active=False) + model.block_vectors(n) for n in layers]
+    numbers = [model.activation_numbers(n) for n in layers]
+    count = model.parameters()
+    return _Sizes(count, max(blocks), count - sum(blocks), sum(numbers), max(numbers))
+
+
 def training(
-    model: Architecture, layout: Layout, sequence_length: int, activation_bytes: float | None = None
+    model: Architecture,
+    layout: Layout,
+    sequence_length: int,
+    activation_bytes: float | None = None,
+    reserved_bytes: float = 1.0e9,
 ) -> Memory:
     """Memory of the GPU that holds most.
 
@@ -89,6 +116,7 @@ def training(
         layout: how it is spread.
         sequence_length: tokens of a row.
         activation_bytes: of all blocks for a token, where they were measured; else by formula.
+        reserved_bytes: what driver and libraries take.
 
     Source: Rajbhandari et al. 2019 (arXiv:1910.02054) for sharding, Korthikanti et al. 2022 (arXiv:2205.05198) for
     activations under tensor (with sequence) and pipeline parallelism: the first of p stages holds p micro-batches of
@@ -96,12 +124,11 @@ def training(
     """
     t, p = layout.tensor_parallel, layout.pipeline_parallel
     blocks = math.ceil(model.num_layers / p)
-    block = max(model.block_matrices(n, active=False) + model.block_vectors(n) for n in range(model.num_layers))
-    outside = model.parameters() - sum(
-        model.block_matrices(n, active=False) + model.block_vectors(n) for n in range(model.num_layers)
-    )
-    per_gpu = model.parameters() / t if p == 1 else (blocks * block + outside / (1 if model.tie_embeddings else 2)) / t
-    unit = max(block, model.vocab_size * model.hidden_size) / t
+    sizes = _sizes(model)
+    per_gpu = sizes.parameters / t
+    if p > 1:
+        per_gpu = (blocks * sizes.block + sizes.outside / (1 if model.tie_embeddings else 2)) / t
+    unit = max(sizes.block, model.vocab_size * model.hidden_size) / t
     kept = states(per_gpu, 0, layout.precision, sharding=layout.sharding, devices=layout.data_parallel)
     gathered = 0.0
     if layout.data_parallel > 1 and layout.sharding == "weights":
@@ -113,18 +140,17 @@ def training(
     logits = LOGIT_BYTES[layout.logits] * tokens * model.vocab_size / t
     logits = min(logits, CHUNK_BYTES) if layout.logits == "chunked" else logits
     activations = _activations(model, layout, tokens, activation_bytes) / t
-    return Memory(kept.weights, kept.gradients, kept.optimizer, gathered, activations, logits)
+    return Memory(kept.weights, kept.gradients, kept.optimizer, gathered, activations, logits, reserved_bytes)
 
 
 def _activations(model: Architecture, layout: Layout, tokens: float, measured: float | None) -> float:
     """Bytes of all blocks' activations, before tensor parallelism shares them."""
-    numbers = [
-        model.activation_numbers(layer) + layout.eager * model.eager_numbers() for layer in range(model.num_layers)
-    ]
-    every = measured if measured is not None else 2 * sum(numbers)
+    sizes, more = _sizes(model), layout.eager * model.eager_numbers()
+    numbers = sizes.kept + model.num_layers * more
+    every = measured if measured is not None else 2 * numbers
     if layout.recompute == "nothing":
         return tokens * every
-    return tokens * (2 * model.hidden_size * model.num_layers + every * max(numbers) / sum(numbers))
+    return tokens * (2 * model.hidden_size * model.num_layers + every * (sizes.most + more) / numbers)
 
 
 # ------------------------------------------------------------------------------------------------ what fits
@@ -140,12 +166,17 @@ class Choice:
 
 
 def choices(
-    model: Architecture, gpu: Accelerator, gpus: int, sequence_length: int, base: Layout | None = None
+    model: Architecture,
+    gpu: Accelerator,
+    gpus: int,
+    sequence_length: int,
+    base: Layout | None = None,
+    activation_bytes: float | None = None,
 ) -> tuple[Choice, ...]:
     """The usual ways, simplest first: DDP, ZeRO-1, 2, 3, with tensor, pipeline and context parallelism, with recomputing."""
     found = []
     for layout in _ways(model, gpu, gpus, base or Layout(gpus)):
-        memory = training(model, layout, sequence_length)
+        memory = training(model, layout, sequence_length, activation_bytes, gpu.reserved_bytes)
         found.append(Choice(layout, memory, memory.total <= gpu.memory_bytes))
     return tuple(found)
 

@@ -26,7 +26,7 @@ from headwater.core.stage import Step
 from headwater.core.store import read_json, write_json
 from headwater.model.shape import ModelConfig
 
-HERE = "this machine"
+HERE = "this-machine"
 FOLDER = "forecasts"
 
 
@@ -65,12 +65,6 @@ class Outlook:
         from headwater.advice.statement import statement
 
         lines = [statement(self.cost)]
-        if self.activation_bytes:
-            formula = sum(self._formula())
-            lines.append(
-                f"activations, counted on copies of 2 and 6 layers: {self.activation_bytes:,.0f} bytes for each token "
-                f"(by formula {formula:,.0f}, with everything fused)"
-            )
         found = self.bits_per_byte
         if found:
             lines.append(
@@ -78,12 +72,10 @@ class Outlook:
                 f"{found.high:.3f} (ladder: {self.law})"
             )
         else:
-            lines.append("how good the model will be: not known yet; headwater ladder RECIPE fits a law on small models")
+            lines.append(
+                "how good the model will be: not known yet; headwater ladder RECIPE fits a law on small models"
+            )
         return "\n\n".join(lines)
-
-    def _formula(self) -> list[float]:
-        architecture = of(self.model)
-        return [4 * architecture.activation_numbers(layer) for layer in range(architecture.num_layers)]
 
 
 def outlook(
@@ -117,7 +109,13 @@ def outlook(
         available = sum(source.available_tokens for source in taken.plan.sources if source.weight)
         unique = min(float(available), tokens) or None
     known = market(prices)
-    shared = {"sequence_length": settings.sequence_length, "unique_tokens": unique, "batch_tokens": settings.batch_tokens}
+    activations = read_activations(store, model)
+    shared = {
+        "sequence_length": settings.sequence_length,
+        "unique_tokens": unique,
+        "batch_tokens": settings.batch_tokens,
+    }
+    shared |= {"activation_bytes": activations}
     shape = of(model)
     if gpu is None:
         job = _here(pace, settings, machine, known, model, tokens) | shared
@@ -125,7 +123,6 @@ def outlook(
     else:
         cost = Cost(Job(tokens, shape, gpu, gpus, market=known, **shared))
         _ = cost.way
-    activations = read_activations(store, model)
     law = kept_law(store, named.get("encode"), settings)
     return Outlook(model, settings, tokens, unique, pace, cost, law, activations)
 
@@ -141,7 +138,7 @@ def _here(
     here = Accelerator(
         flops={"bf16": peak / 1e12}, memory_gib=psutil.virtual_memory().total / GIB, watts=power_watts(machine),
         usd_per_hour=Range(price, price, price), reached=1.0, per_node=1, node_gb_per_second=10,
-        network_gb_per_second=1,
+        network_gb_per_second=1, reserved_bytes=0.4e9,
     )  # fmt: skip
     words = {"trial": "a trial of some steps here", "measured speed": "the training before", "typical speed": "a guess"}
     return {

@@ -42,7 +42,9 @@ def _model(cost: Cost) -> str:
     if model is None:
         del lines[2:4]
     if job.trainable.layers is not None:
-        lines.append("  counted with frozen parts: no gradient of their weights, none at all below the lowest that learns")
+        lines.append(
+            "  counted with frozen parts: no gradient of their weights, none at all below the lowest that learns"
+        )
     return "\n".join(lines)
 
 
@@ -50,15 +52,23 @@ def _memory(cost: Cost) -> str:
     if not cost.ways:
         return ""
     taken = cost.way
-    rows = [("", "weights", "gradients", "optimizer", "gathered", "activations", "logits", "buffers", "all", "")]
+    largest = max(way.memory.total for way in cost.ways)
+    unit, name = (GB, "GB") if largest >= GB else (1e6, "MB")
+    rows: list[tuple[str, ...]] = [
+        ("", "weights", "gradients", "optimizer", "gathered", "activations", "logits", "buffers", "all", "")
+    ]
     for way in cost.ways:
         if way is taken or _usual(way):
-            numbers = [f"{value / GB:.1f}" for value in vars(way.memory).values()]
-            rows.append((str(way.layout), *numbers, f"{way.memory.total / GB:.1f}", _verdict(way, taken)))
+            numbers = [f"{value / unit:.1f}" for value in vars(way.memory).values()]
+            rows.append((str(way.layout), *numbers, f"{way.memory.total / unit:.1f}", _verdict(way, taken)))
+    how = "by formula"
+    if cost.job.activation_bytes:
+        how = f"{cost.job.activation_bytes:,.0f} bytes a token, counted on copies of 2 and 6 layers"
+    each = f"each of {cost.gpus:,} x {cost.job.gpu}" if cost.gpus > 1 else cost.job.gpu
     head = (
-        f"memory of each of {cost.gpus:,} GPUs [GB], of {cost.gpu.memory_bytes / GB:.1f}, with "
+        f"memory of {each} [{name}], of {cost.gpu.memory_bytes / unit:,.1f}, with "
         f"{cost.job.micro_batch} row{'s' * (cost.job.micro_batch > 1)} of {cost.sequence_length:,} tokens at a time "
-        "(activations by formula):"
+        f"(activations {how}):"
     )
     return "\n".join([head, *_columns(rows)])
 
@@ -78,7 +88,7 @@ def _run(cost: Cost) -> str:
     job = cost.job
     price = f"{cost.price.likely:g} USD" if job.usd_per_hour else f"{_three(cost.price, '{:g}'.format)} USD"
     whole = "{:,.0f}".format
-    rows = [("", "low", "likely", "high", "")]
+    rows: list[tuple[str, ...]] = [("", "low", "likely", "high", "")]
     use, gone = (Range(*(100 * share for share in value)) for value in (cost.utilization.mfu, cost.goodput))
     rows.append(_row("MFU [%]", use, "{:.1f}".format, cost.utilization.source))
     rows.append(_row("goodput [%]", gone, "{:.0f}".format, "time that makes progress"))
@@ -102,7 +112,7 @@ def _run(cost: Cost) -> str:
 
 def _laws(cost: Cost) -> str:
     tokens = cost.job.tokens
-    rows = [("law", "best tokens", "yours / best", "loss", "")]
+    rows: list[tuple[str, ...]] = [("law", "best tokens", "yours / best", "loss", "")]
     for row in cost.laws:
         best = format_count(row["tokens"])
         rows.append((row["law"], best, f"{row['ratio']:.3g}", f"{row['loss']:.3f}", row["source"]))
@@ -130,7 +140,7 @@ def _laws(cost: Cost) -> str:
 def _advice(cost: Cost) -> str:
     if not cost.hyperparameters:
         return ""
-    rows = [("setting", "by law", "", "")]
+    rows: list[tuple[str, ...]] = [("setting", "by law", "", "")]
     for setting, value, law, link in cost.hyperparameters:
         written = f"{value:.2e}" if value < 1 else f"{value:,.0f}"
         rows.append((setting, written, law, link))

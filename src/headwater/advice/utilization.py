@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from headwater.advice.market import Precision, Range
 
@@ -25,6 +25,9 @@ BANDWIDTH = {"parameters": 0.8, "sequence_length": 0.7, "gpus": 3.0}
 ENOUGH = 0.05
 """Sum of weights below which no row is near: then the interval is widened by WIDER, and it is said."""
 WIDER = 1.25
+TINY = 0.4
+"""Exponent by which the MFU falls with the size below a quarter of the smallest published model. Our estimate: the width of a
+matrix, and with it the work of a kernel beside its start, goes by the root of the size."""
 SOFTWARE: dict[str, float] = {"eager": 0.6, "compiled": 1.0, "hand-written": 1.15}
 """MFU over that of compiled or fused code, as most rows are. Source: nanoGPT 29 % (2023, through slow links) and llm.c 60 %
 for the same model on the same GPU, whose llm-foundry rows are 43 %; 0.6 and 1.15 are our estimates between them."""
@@ -79,10 +82,11 @@ def measured() -> tuple[Measured, ...]:
 
 
 def _row(row: dict[str, str]) -> Measured:
+    precision: Any = row["precision"]
     speed = row["tokens_per_second_per_gpu"]
     return Measured(
         row["source"], row["gpu"], row["model"], float(row["parameters"]), int(row["sequence_length"]),
-        int(row["gpus"]), row["precision"], row["pure"] == "1", row["sharding"], row["recompute"] == "1",
+        int(row["gpus"]), precision, row["pure"] == "1", row["sharding"], row["recompute"] == "1",
         int(row["micro_batch"]), float(speed) if speed else None, float(row["mfu"]) / 100,
     )  # fmt: skip
 
@@ -119,6 +123,9 @@ def expected(
     uses = [row.mfu_if(recompute) for row in rows]
     shares = [_quantile(uses, weights, level) for level in (0.9, 0.5, 0.1)]
     work = 1 / factor / SOFTWARE[software]
+    least = min(row.parameters for row in rows) / 4
+    if parameters < least:  # too little work for each kernel
+        work *= (least / parameters) ** TINY
     far = sum(weights) < ENOUGH
     wide = WIDER if far else 1.0
     best, likely, worst = (share / work for share in shares)

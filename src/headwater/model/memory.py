@@ -59,7 +59,9 @@ def training_memory(
     """
     matrices = config.num_layers * config.block_matrix_parameters()
     unit = config.block_matrix_parameters()
-    return states(config.parameters(), unit, precision, single_moment=matrices * muon, sharding=sharding, devices=devices)
+    return states(
+        config.parameters(), unit, precision, single_moment=matrices * muon, sharding=sharding, devices=devices
+    )
 
 
 def states(

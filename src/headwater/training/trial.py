@@ -71,6 +71,7 @@ def trial(settings: Train, inputs: Inputs, out: Workspace) -> dict[str, Any]:
         "peak_flops_per_second": run.peak_flops_per_second,
         "parameters": config.parameters(),
         "device": run.device,
+        "precision": run.arithmetic.choice.precision,
         "model": config.model_dump(mode="json"),
     }
 
