@@ -108,6 +108,9 @@ class Architecture(Config):
     source: str = ""
     """Where the numbers are from."""
 
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, name) for name in type(self).model_fields))
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.experts and not (self.experts_per_token and self.expert_size):

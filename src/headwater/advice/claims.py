@@ -126,7 +126,8 @@ def _mfu(cost: Cost, claims: Claims) -> Iterator[Finding]:
 
 
 def _flops(cost: Cost, claims: Claims) -> Iterator[Finding]:
-    if claims.flops is None:
+    said = claims.flops
+    if said is None:
         return
     tokens = cost.job.tokens
     known = {
@@ -134,19 +135,19 @@ def _flops(cost: Cost, claims: Claims) -> Iterator[Finding]:
         "6 N + causal attention": cost.flops_per_token["causal"] * tokens,
         "6 N D": cost.flops_per_token["6N"] * tokens,
     }
-    name, value = min(known.items(), key=lambda pair: abs(math.log(claims.flops / pair[1])))
-    ratio = claims.flops / value
+    name, value = min(known.items(), key=lambda pair: abs(math.log(said / pair[1])))
+    ratio = said / value
     if abs(ratio - 1) < CLOSE:
-        yield Finding("agrees", f"{claims.flops:.3g} FLOPs are {name} ({value:.3g}, {ratio - 1:+.1%})")
+        yield Finding("agrees", f"{said:.3g} FLOPs are {name} ({value:.3g}, {ratio - 1:+.1%})")
         return
     slips = {
         "petaFLOP/s-days": PF_DAY, "teraFLOPs": 1e12, "petaFLOPs": 1e15, "exaFLOPs": 1e18, "zettaFLOPs": 1e21,
         "two FLOPs for a parameter, the forward pass alone": 3, "8 N D, with activations computed again": 3 / 4,
         "multiply-adds, of two FLOPs each": 2,
     }  # fmt: skip
-    said = next((f"; it may count {name}" for name, x in slips.items() if abs(ratio * x - 1) < 2 * CLOSE), "")
-    text = f"{claims.flops:.3g} FLOPs are {ratio:.2g} times what model and tokens need ({value:.3g}, {name}){said}"
-    yield Finding("wrong" if said or not 0.5 < ratio < 2 else "odd", text)
+    slip = next((f"; it may count {name}" for name, x in slips.items() if abs(ratio * x - 1) < 2 * CLOSE), "")
+    text = f"{said:.3g} FLOPs are {ratio:.2g} times what model and tokens need ({value:.3g}, {name}){slip}"
+    yield Finding("wrong" if slip or not 0.5 < ratio < 2 else "odd", text)
 
 
 def _speed(cost: Cost, claims: Claims) -> Iterator[Finding]:
@@ -176,7 +177,8 @@ def _parameters(cost: Cost, claims: Claims) -> Iterator[Finding]:
 def _money(cost: Cost, claims: Claims) -> Iterator[Finding]:
     if claims.usd is None:
         return
-    hours = claims.gpu_hours or (claims.days or 0) * DAY * cost.gpus or cost.gpu_hours.likely
+    by_days = (claims.days or 0.0) * DAY * cost.gpus
+    hours = claims.gpu_hours or by_days or cost.gpu_hours.likely
     each = claims.usd / hours
     low, high = cost.price.low, cost.price.high
     text = f"{claims.usd:,.0f} USD for {hours:,.0f} GPU-hours are {each:.2f} USD an hour"

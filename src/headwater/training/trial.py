@@ -6,6 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from headwater.core import hardware
 from headwater.core.stage import Inputs, Workspace
 from headwater.training.config import Train
 from headwater.training.phases import stretches
@@ -13,6 +16,8 @@ from headwater.training.train import Run
 
 WARM_STEPS = 3
 """Steps before the first that is timed."""
+BUSY = 1.5
+"""Load per core from which a warning is given. Source: our estimate."""
 STEPS, SECONDS, MOST_STEPS = 20, 4.0, 200
 """At least so many steps are timed, for at least so long, but no more than the most."""
 
@@ -45,10 +50,14 @@ def trial(settings: Train, inputs: Inputs, out: Workspace) -> dict[str, Any]:
     for _ in range(WARM_STEPS):
         run.step()
     laps: list[float] = []
+    processor = time.process_time()
     while len(laps) < STEPS or (sum(laps) < SECONDS and len(laps) < MOST_STEPS):
         before = run.state["seconds_training"]
         run.step()
         laps.append(run.state["seconds_training"] - before)
+    processor = (time.process_time() - processor) / len(laps)
+    if (busy := psutil.getloadavg()[0]) > BUSY * hardware.core_count():
+        out.warn(f"other programs are at work (load {busy:.1f}): the time of the run depends on how long they will be")
     before = run.state["seconds_validating"]
     run.settings = run.settings.model_copy(update={"validate_every": 1})
     run.step()
@@ -58,6 +67,7 @@ def trial(settings: Train, inputs: Inputs, out: Workspace) -> dict[str, Any]:
     config = run.model.config
     return {
         "seconds_per_step": sum(laps) / len(laps),
+        "processor_seconds_per_step": processor,
         "steps": len(laps),
         "fastest": min(laps),
         "slowest": max(laps),

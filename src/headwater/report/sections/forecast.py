@@ -13,7 +13,7 @@ from headwater.report.evidence import Evidence
 
 GOOD_TIME, GOOD_BITS = 0.10, 0.03
 """Differences up to which a forecast is called good. Our goal for it."""
-CURVE_POINTS = 24
+CURVE_POINTS = 9
 
 
 def forecast(evidence: Evidence) -> Iterator[Block]:
@@ -116,38 +116,29 @@ def _ladder(evidence: Evidence, law: Law, expected: Mapping[str, Any]) -> Block:
 
 
 def _laws(evidence: Evidence, cost: Mapping[str, Any]) -> Iterator[Block]:
+    """What `headwater cost` says of the run: FLOPs, the best tokens, settings by law, memory."""
     per_token = cost["flops_per_token"]
     yield Text(
         f"FLOPs to train on a token: {significant(per_token['full'], 4)} with attention in full (6 N + 12 L H Q T), "
         f"{significant(per_token['causal'], 4)} with its causal half, {significant(per_token['6N'], 4)} by 6 N. "
         f"{format_count(cost['tokens'])} tokens: {cost['flops']:.3g} FLOPs."
     )
-    rows = [[row["law"], format_count(row["tokens"]), significant(row["ratio"]), row["source"]] for row in cost["laws"]]
-    yield Table(
-        "Tokens that are best for so many parameters", ["law", "best tokens", "this run / best", "source"], rows
-    )
+    best = [[row["law"], row["source"], format_count(row["tokens"]), significant(row["ratio"])] for row in cost["laws"]]
+    yield Table("Tokens that are best for so many parameters", ["law", "source", "tokens", "run / best"], best, 2)
     used = evidence.settings("train")
-    rate = (used.get("optimizer") or {}).get("learning_rate")
-    here = {
-        "batch_tokens": used.get("batch_tokens"),
-        "learning_rate (AdamW)": rate,
-        "warmup_steps": (used.get("schedule") or {}).get("warmup_steps"),
-    }
-    if (used.get("optimizer") or {}).get("use") != "adamw":
-        here["learning_rate (AdamW)"] = None
-    advice = [
-        [a["setting"], significant(a["value"]), significant(here.get(a["setting"])), a["law"], a["link"]]
-        for a in cost["hyperparameters"]
+    optimizer, schedule = used.get("optimizer") or {}, used.get("schedule") or {}
+    here = {"batch_tokens": used.get("batch_tokens"), "warmup_steps": schedule.get("warmup_steps")}
+    if optimizer.get("use") == "adamw":
+        here["learning_rate (AdamW)"] = optimizer.get("learning_rate")
+    rows = [
+        [one["setting"], one["law"], one["link"], significant(one["value"]), significant(here.get(one["setting"]))]
+        for one in cost["hyperparameters"]
     ]
-    yield Table("Settings by law", ["setting", "by law", "here", "law", "source"], advice)
-    memory = [
-        [
-            way["layout"],
-            *(significant(way["bytes"][name] / 1e6) for name in way["bytes"]),
-            significant(way["total_bytes"] / 1e6),
+    yield Table("Settings by law", ["setting", "law", "source", "by law", "here"], rows, 3)
+    if cost["memory"]:
+        names = list(cost["memory"][0]["bytes"])
+        sizes = [
+            [way["layout"], *(significant(size / 1e6) for size in (*way["bytes"].values(), way["total_bytes"]))]
+            for way in cost["memory"]
         ]
-        for way in cost["memory"]
-    ]
-    if memory:
-        header = ["", *(name.replace("_", " ") for name in cost["memory"][0]["bytes"]), "all"]
-        yield Table("Memory that training was expected to take [MB]", header, memory)
+        yield Table("Memory that training was expected to take [MB]", ["", *names, "all"], sizes)
