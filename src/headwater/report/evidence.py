@@ -198,7 +198,7 @@ class Evidence:
             "tokens_per_second": train.get("tokens_per_second"),
             "mfu": train.get("mfu"),
             "seconds": self.seconds,
+            "parameters": train.get("parameters", self.counts("initialize").get("parameters")),
             "forecast": self.forecast
             and {key: self.forecast.get(key) for key in ("tokens", "bits_per_byte", "basis", "stages")},
-            "parameters": train.get("parameters", self.counts("initialize").get("parameters")),
         }
