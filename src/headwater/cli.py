@@ -141,16 +141,10 @@ def plan(
             "parameters": planned.model.parameters(),
             "derived": derived,
         }
-        training = planned.outlook and planned.outlook.to_json()
-        print_json(
-            {
-                "recipe": planned.recipe.name,
-                "stages": planned.rows(),
-                "mixture": mixture,
-                "model": model,
-                "training": training,
-            }
-        )
+        stages = {"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture, "model": model}
+        settled = [one._asdict() for one in planned.training]
+        expected = planned.outlook and planned.outlook.to_json()
+        print_json({**stages, "training": settled, "outlook": expected})
         return
     print(planned)
 

@@ -33,6 +33,7 @@ from headwater.model.presets import NewModel
 from headwater.model.shape import ModelConfig
 from headwater.recipe import Recipe
 from headwater.report import Report
+from headwater.training.regimes import Told, tell
 
 DOCUMENTS = ("split", "decontaminate", "dedup", "clean", "read")
 """Who hands on documents: the last of these that is in the recipe."""
@@ -92,6 +93,8 @@ class Plan:
     """The model that will be made, or gone on with."""
     derived: tuple[Derivation, ...] = ()
     """What of its shape follows from the dial."""
+    training: tuple[Told, ...] = ()
+    """What the regime of the training and published laws have settled."""
     left_behind: tuple[Path, str] | None = None
     """A training that was begun and has changed since: its unfinished folder, and what changed."""
     outlook: Outlook | None = None
@@ -137,8 +140,11 @@ class Plan:
         model = (
             [f"model: {self.model.describe()}", *(f"  {number}" for number in self.derived), ""] if self.model else []
         )
+        regime = getattr(self.recipe.train, "regime", None)
+        title = f"training: regime {regime}" if regime else "training"
+        training = [title, *(f"  {one}" for one in self.training), ""] if self.training else []
         expected = [str(self.outlook), ""] if self.outlook else []
-        return "\n".join([*lines, "", *mixture, *model, *expected, *self.notes(), self.summary()])
+        return "\n".join([*lines, "", *mixture, *model, *training, *expected, *self.notes(), self.summary()])
 
     def notes(self) -> list[str]:
         """Libraries that have another version now than when finished stages were made; nothing runs anew for that."""
@@ -250,9 +256,11 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     left_behind = store.left_behind(training) if training and not training.partial.is_dir() else None
     costs = tuple(estimate(planned, folder, recipe.machine))
     taken = delivery(planned, folder, recipe.machine)
+    model, derived = derived_model(planned)
+    settled = tuple(tell(recipe.train, model)) if recipe.train and training else ()
     waits = training is not None and not training.finished
     expected = outlook(planned, taken, recipe.machine, folder) if waits else None
-    return Plan(recipe, tuple(planned), costs, folder, taken, *derived_model(planned), left_behind, expected)
+    return Plan(recipe, tuple(planned), costs, folder, taken, model, derived, settled, left_behind, expected)
 
 
 def run(recipe: Recipe, until: str | None = None, anew: bool = False) -> Results:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from headwater.core.errors import MismatchError
@@ -65,7 +66,9 @@ def _fitting(moments: Mapping[str, Tensor], model: Transformer, rows: bool) -> d
     other = set() if rows else {"embedding.weight", "head.weight"}
     for key, tensor in moments.items():
         name = _parameter(key)
-        if tensor.dim() and tensor.shape != shapes.get(name):
+        shape = shapes.get(name)
+        each_row = None if shape is None else torch.Size((shape[0], 1))  # a number for each row of a matrix
+        if tensor.dim() and tensor.shape not in (shape, each_row):
             other.add(name)
     return {key: tensor for key, tensor in moments.items() if _parameter(key) not in other}
 

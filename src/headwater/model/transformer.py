@@ -191,6 +191,7 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.ffn_norm = norm(config)
         self.ffn = FeedForward(config)
+        self.dropout = 0.0
 
     def forward(
         self,
@@ -201,10 +202,15 @@ class Block(nn.Module):
         share: Tensor | None = None,
     ) -> Tensor:
         """The residual stream after this layer [B, T, D]; `share` multiplies what the layer adds to it."""
-        added_BTD = self.attention(self.attention_norm(x_BTD), rope, start_BT, cache)
+        added_BTD = drop(self.attention(self.attention_norm(x_BTD), rope, start_BT, cache), self.dropout)
         x_BTD = x_BTD + (added_BTD if share is None else added_BTD * share)
-        added_BTD = self.ffn(self.ffn_norm(x_BTD))
+        added_BTD = drop(self.ffn(self.ffn_norm(x_BTD)), self.dropout)
         return x_BTD + (added_BTD if share is None else added_BTD * share)
+
+
+def drop(x: Tensor, share: float) -> Tensor:
+    """Set a share of the numbers to 0 at random and enlarge the others accordingly. Source: Srivastava et al. 2014."""
+    return F.dropout(x, share) if share else x
 
 
 class Transformer(nn.Module):
@@ -214,7 +220,9 @@ class Transformer(nn.Module):
         config: its shape.
         compute_dtype: the type in which a forward pass computes; None is the type of the weights.
         softmax_loss: the function that turns a chunk of logits into loss and gradient; may be compiled.
+        z_loss: weight of the mean squared logarithm of softmax's denominator in what is trained on.
         mix: the function of attention, see `set_attention`.
+        dropout: share of numbers left out while training, see `set_dropout`.
         recompute: compute each block again in the backward pass instead of keeping its activations.
     """
 
@@ -226,6 +234,8 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.softmax_loss: SoftmaxLoss = softmax_loss
+        self.z_loss = 0.0
+        self.dropout = 0.0
         self.recompute = False
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.positions == "learned"
@@ -251,6 +261,12 @@ class Transformer(nn.Module):
         self.mix = mix
         for block in self.blocks:
             cast("Block", block).attention.mix = mix
+
+    def set_dropout(self, share: float) -> None:
+        """Leave out a share of what embeddings and blocks add to the residual stream, from now on and until told otherwise."""
+        self.dropout = share
+        for block in self.blocks:
+            cast("Block", block).dropout = share
 
     @property
     def head_weight(self) -> Tensor:
@@ -278,7 +294,7 @@ class Transformer(nn.Module):
         if self.positions is not None:
             weight = self.positions.weight
             x_BTD = x_BTD + (weight[places] if isinstance(places, slice) else F.embedding(places, weight))
-        x_BTD = x_BTD.to(self.compute_dtype or x_BTD.dtype)
+        x_BTD = drop(x_BTD.to(self.compute_dtype or x_BTD.dtype), self.dropout)
         rope = None
         if self.positions is None:
             rope = self.rope_cos[places].to(x_BTD.dtype), self.rope_sin[places].to(x_BTD.dtype)
@@ -335,13 +351,25 @@ class Transformer(nn.Module):
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Mean loss of the targets that count, those of 0 or more [nats per token], ready for `backward`.
 
-        The logits never exist as a whole. Where no target counts the loss is 0.
+        The logits never exist as a whole. Where no target counts the loss is 0. With a `z_loss`, that is part of it.
         """
+        return self.losses(tokens_BT, targets_BT, documents_BT)[0]
+
+    def losses(
+        self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What is trained on, as `loss` gives it, and of that the loss of the tokens alone, without gradient."""
         x_BTD = self.hidden(tokens_BT, documents_BT)
-        loss = _ChunkedLoss.apply(
-            x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.softmax_loss, self.config.token_types
+        objective, loss = _ChunkedLoss.apply(  # type: ignore[misc]  # apply() is untyped
+            x_BTD.flatten(0, 1),
+            self.head_weight,
+            targets_BT.flatten(),
+            self.softmax_loss,
+            self.config.token_types,
+            self.z_loss,
         )
-        return loss / (targets_BT >= 0).sum().clamp(min=1)  # type: ignore[operator]  # apply() is untyped
+        counted = (targets_BT >= 0).sum().clamp(min=1)
+        return objective / counted, loss / counted
 
     def token_losses(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Loss of each target [nats; B, T] fp32, 0 where none counts, for measuring: no gradient flows back."""
@@ -577,24 +605,38 @@ def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, first_B: Te
     return (weights.view(B, K, -1, S) @ v_BKSE).view(B, K, T, -1, E).transpose(1, 2).reshape(B, T, H, E)
 
 
-SoftmaxLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+SoftmaxLoss = Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor, Tensor]]
 
 
-def softmax_loss(logits_CV: Tensor, targets_C: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Sum of the losses of a chunk, and the gradient of `scale` times that sum with respect to the logits.
+def softmax_loss(
+    logits_CV: Tensor, targets_C: Tensor, scale: float, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of the losses of a chunk and of their penalties, and the gradient of `scale` times both with respect to the logits.
 
-    A target below 0 does not count.
+    A target below 0 does not count. The penalty is `z_loss` times the square of the logarithm of softmax's denominator,
+    which keeps logits from drifting. Source: PaLM (Chowdhery et al. 2022, arXiv:2204.02311, section 5).
     """
-    logits_CV32 = logits_CV.float()
+    logits_CV32 = logits_CV.to(_wide(logits_CV))
     log_total_C = logits_CV32.logsumexp(dim=-1)
     counts_C = targets_C >= 0
     losses_C = log_total_C - logits_CV32.gather(1, targets_C.clamp(min=0)[:, None]).squeeze(1)
     loss = torch.where(counts_C, losses_C, 0.0).sum()
     is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == targets_C[:, None]
-    gradient_CV = ((logits_CV32 - log_total_C[:, None]).exp() - is_target_CV.to(torch.float32)) * (counts_C * scale)[
+    probability_CV = (logits_CV32 - log_total_C[:, None]).exp()
+    if z_loss:
+        penalty = torch.where(counts_C, z_loss * log_total_C.square(), 0.0).sum()
+        probability_CV = probability_CV * (1 + 2 * z_loss * log_total_C)[:, None]
+    else:
+        penalty = torch.zeros_like(loss)
+    gradient_CV = (probability_CV - is_target_CV.to(logits_CV32.dtype)) * (counts_C.to(logits_CV32.dtype) * scale)[
         :, None
     ]
-    return loss, gradient_CV.to(logits_CV.dtype)
+    return loss, penalty, gradient_CV.to(logits_CV.dtype)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The type for sums: fp32, or wider where the numbers are."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _chunks(x_ND: Tensor, targets_N: Tensor, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
@@ -603,7 +645,7 @@ def _chunks(x_ND: Tensor, targets_N: Tensor, vocab_size: int) -> list[tuple[Tens
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Sum of losses over tokens, chunk by chunk; the gradient is made in the forward pass while logits are at hand.
+    """Sums over tokens of loss and penalty together, and of loss, chunk by chunk; the gradient is made in the forward pass while logits are at hand.
 
     Padding rows of the vocabulary have probability 0. Their products are computed all the same, because that keeps the
     matrix at a size that processors like, which is what the padding is for.
@@ -613,31 +655,39 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softmax_loss: SoftmaxLoss, token_types: int
-    ) -> Tensor:
+        ctx: Any,
+        x_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        softmax_loss: SoftmaxLoss,
+        token_types: int,
+        z_loss: float,
+    ) -> tuple[Tensor, Tensor]:
         weight = weight_VD.to(x_ND.dtype)
         scale = 1.0 / targets_N.numel()  # keeps the gradient's size in a range that bf16 resolves; undone in backward
-        total = x_ND.new_zeros((), dtype=torch.float32)
+        total, penalties = (x_ND.new_zeros((), dtype=_wide(x_ND)) for _ in range(2))
         x_gradient_ND = torch.empty_like(x_ND)
-        weight_gradient_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        weight_gradient_VD = torch.zeros_like(weight_VD, dtype=_wide(x_ND))
         begin = 0
         for x_CD, targets_C in _chunks(x_ND, targets_N.long(), weight.shape[0]):
             logits_CV = x_CD @ weight.T
             logits_CV[:, token_types:] = float("-inf")
-            loss, gradient_CV = softmax_loss(logits_CV, targets_C, scale)
+            loss, penalty, gradient_CV = softmax_loss(logits_CV, targets_C, scale, z_loss)
             total += loss
+            penalties += penalty
             torch.mm(gradient_CV, weight, out=x_gradient_ND[begin : begin + len(x_CD)])
-            if x_ND.dtype == torch.float32:
+            if x_ND.dtype == weight_gradient_VD.dtype:
                 weight_gradient_VD.addmm_(gradient_CV.T, x_CD)
             else:
                 weight_gradient_VD += gradient_CV.T @ x_CD
             begin += len(x_CD)
         ctx.save_for_backward(x_gradient_ND, weight_gradient_VD)
         ctx.tokens = targets_N.numel()
-        return total
+        ctx.mark_non_differentiable(total)
+        return total + penalties, total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         x_gradient_ND, weight_gradient_VD = ctx.saved_tensors
         factor = gradients[0] * ctx.tokens
-        return (x_gradient_ND * factor).to(x_gradient_ND.dtype), weight_gradient_VD * factor, None, None, None
+        return (x_gradient_ND * factor).to(x_gradient_ND.dtype), weight_gradient_VD * factor, None, None, None, None
