@@ -6,7 +6,7 @@ more, before or behind, it would stand in no training document. Matches may over
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,7 @@ from headwater.tokens.index import Place, TextIndex
 from headwater.tokens.suffixes import Words, words_of
 
 MIN_WORDS = 8
-"""Words of a match, by default: in 32 million words of books, two of three runs of 8 words of other books stood nowhere, but
-nearly every run of 3 did (docs/lab-notes.md)."""
+"""Words of a match, by default."""
 CONTEXT = 120
 """Text shown before and after a match [bytes]."""
 
@@ -31,8 +30,8 @@ class Source:
     """Which document of its source, from 0."""
     url: str | None
     licence: str | None
-    byte: int
-    """Where the match begins in the document's text [UTF-8 bytes]."""
+    place: Place
+    """Where the match begins."""
     before: str
     """The text that stands before it there."""
     after: str
@@ -71,11 +70,7 @@ def trace(
         context: text to give before and after it in them [bytes].
     """
     words = words_of(text)
-    characters = np.cumsum((words.data & 0xC0) != 0x80)  # up to each byte
-    return [
-        _match(index, words, first, last, int(characters[words.begins[first]]) - 1, sources, context)
-        for first, last in spans(index, words, min_words)
-    ]
+    return [match(index, words, *span, sources, context) for span in spans(index, words, min_words)]
 
 
 def spans(index: TextIndex, words: Words, min_words: int) -> Iterator[tuple[int, int]]:
@@ -111,16 +106,62 @@ def _next(index: TextIndex, words: Words, found: np.ndarray, first: int, last: i
     return high
 
 
-def _match(index: TextIndex, words: Words, first: int, last: int, begin: int, sources: int, context: int) -> Match:
-    """A match with its places."""
+def match(index: TextIndex, words: Words, first: int, last: int, sources: int = 3, context: int = CONTEXT) -> Match:
+    """The match of the words from `first` up to `last`, which stand in training documents; the rest as of `trace`."""
     count, places = index.places(words, first, last)
     data = words.data[words.begins[first] : words.ends[last - 1]].tobytes()
-    text = data.decode()
+    text, begin = data.decode(), len(words.data[: words.begins[first]].tobytes().decode())
     documents: dict[tuple[int, int], Place] = {}
     for place in places:
         documents.setdefault((place.part, place.row), place)
     shown = []
     for place in list(documents.values())[:sources]:
         before, after = index.text(place, context, len(data) + context)
-        shown.append(Source(*index.document(place), place.byte, before, after[len(text) :]))
+        shown.append(Source(*index.document(place), place, before, after[len(text) :]))
     return Match(begin, begin + len(text), text, last - first, count, len(documents), tuple(shown))
+
+
+def told(text: str, matches: Sequence[Match], min_words: int) -> Iterator[str]:
+    """The matches of a text for a person, line by line."""
+    covered = sum(end - begin for begin, end in union(matches))
+    share = covered / len(text) if text else 0.0
+    runs = "1 run" if len(matches) == 1 else f"{len(matches):,} runs"
+    yield f"{runs} of {min_words} words or more in the training documents: {share:.1%} of {len(text):,} characters"
+    for found in matches:
+        places = "1 place" if found.count == 1 else f"{found.count:,} places"
+        yield f"\n{found.words} words from character {found.begin:,}, in {places}:\n  {line(found.text)}"
+        for source in found.sources:
+            facts = [source.source, source.url, source.licence, source.id]
+            yield "  - " + "  ".join(fact for fact in facts if fact) + read_by(source.steps)
+            yield f"    ...{line(source.before)}[{line(found.text, 60)}]{line(source.after)}..."
+        if found.documents > len(found.sources):
+            yield f"  and {found.documents - len(found.sources):,} more documents"
+
+
+def read_by(steps: Sequence[int] | None) -> str:
+    """Which training steps read something, as the end of a line."""
+    if steps is None:
+        return ""
+    if not steps:
+        return "  read by no step"
+    named = ", ".join(f"{step:,}" for step in steps[:5])
+    return f"  read by step{'' if len(steps) == 1 else 's'} {named}" + (
+        f" and {len(steps) - 5:,} more" * (len(steps) > 5)
+    )
+
+
+def union(matches: Sequence[Match]) -> list[tuple[int, int]]:
+    """The characters that matches cover, as runs that do not overlap."""
+    found: list[tuple[int, int]] = []
+    for one in matches:
+        if found and one.begin <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], one.end)
+        else:
+            found.append((one.begin, one.end))
+    return found
+
+
+def line(text: str, most: int = 240) -> str:
+    """Text on one line, its middle left out where it is long."""
+    flat = " ".join(text.split()) if len(text) > most else text.replace("\n", " ")
+    return flat if len(flat) <= most else f"{flat[: most // 2]} [...] {flat[-most // 2 :]}"

@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import mmap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +49,14 @@ MOST_PLACES = 1000
 """Places of a match that are looked at, to tell in how many documents it stands."""
 _COLUMNS = ["id", "source", "number", "url", "licence"]
 _SCHEMA = pa.schema(
-    [("id", pa.string()), ("source", pa.string()), ("number", pa.uint32()), ("start", pa.uint32())]
-    + [("url", pa.string()), ("licence", pa.string())]
+    {
+        "id": pa.string(),
+        "source": pa.string(),
+        "number": pa.uint32(),
+        "start": pa.uint32(),  # first byte in the text of the part
+        "url": pa.string(),
+        "licence": pa.string(),
+    }
 )
 _ROW_GROUP = 8192  # documents: what is read to look one up
 _AGAIN = "remove the folder and build the index again: headwater index"
@@ -82,12 +89,16 @@ class Document(NamedTuple):
     licence: str | None
 
 
-class Place(NamedTuple):
-    """Where a run of words stands: part of the index, row of the document in it, first byte in the document."""
+@dataclass(frozen=True)
+class Place:
+    """Where a run of words stands."""
 
     part: int
+    """Part of the index."""
     row: int
+    """Which document of the part."""
     byte: int
+    """First byte in the document's text."""
 
 
 def index(settings: Index, inputs: Inputs, out: Workspace) -> Counts:
@@ -106,7 +117,9 @@ def index(settings: Index, inputs: Inputs, out: Workspace) -> Counts:
     workers = max(1, min(out.machine.processor_workers, room))
     if not room:
         needed = format_bytes(MEMORY_PER_BYTE * largest)
-        out.warn(f"building needs about {needed} of memory, more than half of what is free; a smaller index.part needs less")
+        out.warn(
+            f"building needs about {needed} of memory, more than half of what is free; a smaller index.part needs less"
+        )
     few = Workspace(out.folder, out.machine.model_copy(update={"workers": workers}))
     do = functools.partial(_build, out=out.folder)
     counts = pool.map(do, parts, few, label="indexing", name=lambda part: part.name, threads=True)
