@@ -491,7 +491,7 @@ def memorization(
     if as_json:
         print_json(result)
         return
-    table = plain_table("passages of", ">passages", ">memorised", ">share", ">95 %", ">tokens continued, mean")
+    table = plain_table("passages", ">number", ">memorised", ">share", ">95 %", ">mean tokens")
     for name, of in rows(result):
         if of["passages"]:
             band, mean = f"{of['low']:.1%} to {of['high']:.1%}", f"{of['mean_tokens']:.1f}"

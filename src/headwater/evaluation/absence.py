@@ -88,7 +88,8 @@ class Absence:
         if self.longest is None:
             yield "not a single word of them does"
         for left in self.left or ([self.longest] if self.longest else []):
-            what = f"{left.match.words} words of {left.document}, {left.explanation}"
+            why = left.explanation if self.left else "too short to count"
+            what = f"{left.match.words} words of {left.document}, {why}"
             yield f"{'the longest run that is left: ' if not self.left else ''}{what}\n  {line(left.match.text)}"
             for source in left.match.sources:
                 yield "  - " + "  ".join(

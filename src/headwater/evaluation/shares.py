@@ -82,9 +82,9 @@ def wilson(value: float, count: float, normal: float = NORMAL_95) -> tuple[float
 
 def rows(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What passages are taken together in a result of `memorization.measure`, and their share as JSON."""
-    yield "training documents", result["training"]
+    yield "training", result["training"]
     for name, of in (result["by_duplicates"] or {}).items():
-        yield f"training documents, in {name} place{'' if name == '1' else 's'}", of
+        yield f"training, standing in {name} place{'' if name == '1' else 's'}", of
     if result["never_read"]["passages"]:
-        yield "training documents, read by no step", result["never_read"]
-    yield "held-out documents, the control", result["held_out"]
+        yield "training, read by no step", result["never_read"]
+    yield "held out, the control", result["held_out"]

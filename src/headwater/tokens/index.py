@@ -47,7 +47,6 @@ MEMORY_SHARE = 0.5
 """Of the memory that is free, what building may take: so many parts are built side by side."""
 MOST_PLACES = 1000
 """Places of a match that are looked at, to tell in how many documents it stands."""
-_COLUMNS = ["id", "source", "number", "url", "licence"]
 _SCHEMA = pa.schema(
     {
         "id": pa.string(),
@@ -58,7 +57,7 @@ _SCHEMA = pa.schema(
         "licence": pa.string(),
     }
 )
-_ROW_GROUP = 8192  # documents: what is read to look one up
+_ROW_GROUP = 1024  # documents: what is read to look one up
 _AGAIN = "remove the folder and build the index again: headwater index"
 
 
@@ -280,9 +279,7 @@ class TextIndex:
     def document(self, place: Place) -> Document:
         """The document of a place."""
         group, row = divmod(place.row, _ROW_GROUP)
-        with pq.ParquetFile(self._parts[place.part].path.with_suffix(".parquet")) as file:
-            values = file.read_row_group(group, columns=_COLUMNS).slice(row, 1).to_pylist()[0]
-        return Document(**values)
+        return Document(**self._parts[place.part].rows(group).slice(row, 1).to_pylist()[0])
 
     def text(self, place: Place, before: int, after: int) -> tuple[str, str]:
         """Text of the document up to a place, at most so many bytes, and from it on."""
@@ -313,6 +310,9 @@ class _Opened:
         self.text = _map(path.with_suffix(".text"), np.dtype(np.uint8))
         self.order = _map(path.with_suffix(".order"), np.dtype("<u4"))
         self._documents = documents
+        self._file = pq.ParquetFile(path.with_suffix(".parquet"))
+        self.rows = functools.lru_cache(maxsize=256)(self._rows)
+        """Facts of a row group of documents."""
         if len(self.order) != words:
             problem = f"holds {len(self.order):,} words, index.json says {words:,}"
             raise StoreError(problem, place=str(path.with_suffix(".order")), hint=_AGAIN)
@@ -321,6 +321,9 @@ class _Opened:
     def starts(self) -> np.ndarray:
         """The first byte of each document's text [documents] uint32."""
         return pq.read_table(self.path.with_suffix(".parquet"), columns=["start"]).column("start").to_numpy()
+
+    def _rows(self, group: int) -> pa.Table:
+        return self._file.read_row_group(group, columns=list(Document._fields), use_threads=False)
 
     def bounds(self, row: int) -> tuple[int, int]:
         """The first byte of a document's text, and the one after its last."""
