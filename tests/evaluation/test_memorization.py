@@ -60,12 +60,12 @@ class Trained:
 
     def _train(self, tokens: Path) -> Transformer:
         torch.manual_seed(0)
-        model = make_model(vocab_size=400, hidden_size=64, context_length=64)
+        model = make_model(vocab_size=400, hidden_size=48, context_length=64)
         for parameter in model.parameters():
             parameter.data *= 0.1 if parameter.ndim > 1 else 1
         optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
-        batches = Batches(tokens, Mixture(max_epochs=1000), 64, 16, 0)
-        for step in range(100):
+        batches = Batches(tokens, Mixture(max_epochs=1000), 64, 8, 0)
+        for step in range(140):
             batch = [torch.from_numpy(array).long() for array in batches.batch(step)]
             optimizer.zero_grad()
             model.loss(*batch).backward()
