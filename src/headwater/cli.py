@@ -418,7 +418,9 @@ def trace(
     /,
     *,
     file: Annotated[Path | None, Parameter(help="File with a text to trace; - reads standard input.")] = None,
-    generate: Annotated[tuple[str, ...], Parameter(help="Trace what the run's model writes after this.")] = (),
+    generate: Annotated[
+        tuple[str, ...], Parameter(negative="", help="Trace what the run's model writes after this.")
+    ] = (),
     absent: Annotated[
         str | None,
         Parameter(help="Prove that nothing is left of these documents: a file, a removal list, or a source's name."),
@@ -440,6 +442,7 @@ def trace(
     from headwater.evaluation.trace import MIN_WORDS, told
     from headwater.evaluation.trace import trace as find
 
+    tracing.check_numbers(min_words=min_words, sources=sources, context=context)
     run = tracing.run_folder(recipe)
     opened = tracing.open_index(run, verify=verify)
     if absent is not None:

@@ -156,6 +156,19 @@ def steps_of(run: Path) -> Steps | None:
 # ------------------------------------------------------------------------------------------------------- the command
 
 
+def check_numbers(**given: int | None) -> None:
+    """Refuse numbers of a command that mean nothing.
+
+    Raises:
+        InputError: one is below what it may be.
+    """
+    for name, value in given.items():
+        least = 1 if name == "min_words" else 0
+        if value is not None and value < least:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"is less than {least}", place=option, hint="headwater trace --help")
+
+
 def texts_to_trace(given: Sequence[str], file: Path | None, written: Sequence[str], min_words: int) -> list[str]:
     """The texts that a command is to trace, those that a model has written last; `-` as a file is standard input.
 
@@ -169,8 +182,6 @@ def texts_to_trace(given: Sequence[str], file: Path | None, written: Sequence[st
         except (OSError, UnicodeDecodeError) as error:
             problem = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
             raise InputError(str(problem), place=str(file), hint="give a text file, or - for standard input") from None
-    if min_words < 1:
-        raise InputError("is less than 1", place="--min-words", hint="ask for one word or more")
     if not any(text.strip() for text in (*texts, *written)):
         raise InputError("there is no text", place="trace", hint='such as: headwater trace demo "Return the number of"')
     for text in texts:

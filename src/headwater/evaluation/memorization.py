@@ -95,9 +95,9 @@ def measure(
 def draw(folder: TokenFolder, split: str, length: int, count: int, seed: int) -> list[Passage]:
     """Draw passages among all places of a split where a document has so many tokens, each at most once."""
     sources = [folder.source(name, split) for name in folder.sources if folder.counts(name, split).documents]
-    rooms = [
-        np.maximum(source.lengths.astype(np.int64) - length, 0) for source in sources
-    ]  # the separator is not drawn
+    # places in each document where a passage can begin; not at its separator
+    rooms = [np.maximum(source.lengths.astype(np.int64) - length, 0) for source in sources]
+    within = [np.cumsum(room) for room in rooms]
     ends = np.cumsum([room.sum() for room in rooms], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     if not total:
@@ -107,10 +107,10 @@ def draw(folder: TokenFolder, split: str, length: int, count: int, seed: int) ->
     found = []
     for place in list(places)[:count]:
         which = int(np.searchsorted(ends, place, side="right"))
-        source, within = sources[which], np.cumsum(rooms[which])
+        source = sources[which]
         at = place - (int(ends[which - 1]) if which else 0)
-        document = int(np.searchsorted(within, at, side="right"))
-        first = 1 + at - int(within[document] - rooms[which][document])
+        document = int(np.searchsorted(within[which], at, side="right"))
+        first = 1 + at - int(within[which][document] - rooms[which][document])
         tokens = source.read(int(source.starts[document]) + first, length)
         found.append(Passage(source.name, document, first, tokens))
     return found
