@@ -131,6 +131,8 @@ def test_what_is_not_there_is_proven_absent_with_the_longest_run_that_is_left(kn
     text = "\n".join(found.told())
     assert "absent: no run of 8 words of 2 documents" in text
     assert "too short to count" in text
+    assert found.short == 1
+    assert "1 of the documents have fewer than 8 words" in text
     nothing = absence(known, [Removed(None, "b", "zzz yyy")])
     assert nothing.longest is None
     assert "not a single word" in "\n".join(nothing.told())

@@ -56,6 +56,8 @@ class Absence:
     documents: int
     words: int
     """Of the removed documents."""
+    short: int
+    """Of these, documents of fewer than `min_words` words: too short to be told from chance."""
     min_words: int
     whole: tuple[str, ...]
     """Names of removed documents that are training documents, by their id."""
@@ -85,6 +87,8 @@ class Absence:
                 f"{self.spans:,} runs of {self.min_words} words or more stand in the training documents: at most "
                 f"{self.words_left / max(self.words, 1):.2%} of {looked}"
             )
+        if self.short:
+            yield f"{self.short:,} of the documents have fewer than {self.min_words} words: too short to be told from chance"
         if self.longest is None:
             yield "not a single word of them does"
         for left in self.left or ([self.longest] if self.longest else []):
@@ -106,14 +110,14 @@ def absence(index: TextIndex, removed: Iterable[Removed], min_words: int = MIN_W
         min_words: words of a run that counts.
     """
     ids = set(index.ids())
-    whole: list[str] = []
+    whole: dict[str, None] = {}
     longest: tuple[int, Removed, Words, int] | None = None
     heap: list[tuple[int, int, Removed, Words, int]] = []
-    documents = total = count = words_left = 0
+    documents = total = short = count = words_left = 0
     for document in removed:
         words = words_of(document.text)
-        documents, total = documents + 1, total + len(words)
-        whole += [document.name] if document.id in ids else []
+        documents, total, short = documents + 1, total + len(words), short + (len(words) < min_words)
+        whole |= {document.name: None} if document.id in ids else {}
         for first, last in spans(index, words, min_words):
             count, words_left = count + 1, words_left + last - first
             heapq.heappush(heap, (last - first, -count, document, words, first))
@@ -123,10 +127,11 @@ def absence(index: TextIndex, removed: Iterable[Removed], min_words: int = MIN_W
             best = _longest_below(index, words, longest[0] if longest else 0, min_words)
             longest = (best[0], document, words, best[1]) if best else longest
     left = [_left(index, *found[2:], found[0]) for found in sorted(heap, key=lambda item: (-item[0], -item[1]))]
+    most = left[0] if left else None
     if not left and longest:
         size, document, words, first = longest
-        return Absence(documents, total, min_words, tuple(whole), 0, 0, (), _left(index, document, words, first, size))
-    return Absence(documents, total, min_words, tuple(whole), count, words_left, tuple(left), left[0] if left else None)
+        most = _left(index, document, words, first, size)
+    return Absence(documents, total, short, min_words, tuple(whole), count, words_left, tuple(left), most)
 
 
 def _longest_below(index: TextIndex, words: Words, known: int, min_words: int) -> tuple[int, int] | None:
