@@ -1,7 +1,8 @@
 """THE FLOW: a recipe's sections become stages, each stage a finished folder, the whole a model with its evidence.
 
 read -> clean -> dedup -> decontaminate -> split -+-> tokenizer -+-> initialize -+-> train -> evaluate -> export -> report
-                                                  +-> encode <---+---------------+
+                                                  +-> encode <---+---------------+            |
+                                                  +-> index ----------------------------------+-> memorization
 """
 
 from __future__ import annotations
@@ -49,12 +50,19 @@ FLOW = (
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
     Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
     Stage("encode", "headwater.tokens.encode:encode", {"documents": DOCUMENTS, "tokenizer": ("tokenizer",)}),
+    Stage("index", "headwater.tokens.index:index", {"documents": DOCUMENTS}),
     Stage("initialize", "headwater.model.initialize:initialize", {"tokenizer": ("tokenizer",), "documents": DOCUMENTS}),
     Stage("train", "headwater.training.train:train", {"tokens": ("encode",), "checkpoint": ("initialize",)}),
     Stage(
         "evaluate",
         "headwater.evaluation.evaluate:evaluate",
         {"tokens": ("encode",), "tokenizer": ("tokenizer",), "start": ("initialize",), "checkpoint": ("train",)},
+    ),
+    Stage(
+        "memorization",
+        "headwater.tracing:memorization",
+        {"tokens": ("encode",), "tokenizer": ("tokenizer",), "checkpoint": ("train",)},
+        evidence=("index", "evaluate"),
     ),
     Stage(
         "export",
