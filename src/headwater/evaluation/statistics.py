@@ -77,7 +77,7 @@ def mean(values: Values, clusters: Clusters = None) -> Estimate:
 
 
 def exponential(estimate: Estimate) -> Estimate:
-    """e to the power of an estimate, such as perplexity from nats per token; the error by the delta method.
+    """The exponential of an estimate, such as perplexity from nats per token; the error by the delta method.
 
     >>> exponential(Estimate(0.0, 0.1, 5))
     Estimate(value=1.0, standard_error=0.1, items=5)
