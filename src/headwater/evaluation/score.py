@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from headwater.core.errors import InputError
+from headwater.evaluation.statistics import ratio
 from headwater.model.transformer import Transformer
 
 BATCH_TOKENS = 4096
@@ -131,17 +132,14 @@ def bits_per_byte(losses: np.ndarray, text_bytes: np.ndarray, tokens: int) -> Sc
         text_bytes: size of each document's text [UTF-8 bytes].
         tokens: tokens predicted in all.
 
-    Source: the ratio of two sums over documents, with the delta method's error for it (Cochran 1977, "Sampling
-    techniques", section 6.4): sqrt(n / (n - 1) x sum of (bits - value x bytes)^2) / sum of bytes.
+    Source: the ratio of two sums over documents, with the delta method's error for it, see `statistics.ratio`.
 
     >>> bits_per_byte(np.log(2) * np.array([8.0, 24.0]), np.array([10, 10]), tokens=9).value
     1.6
     """
-    bits, size, count = losses / math.log(2), float(text_bytes.sum()), len(losses)
-    value = float(bits.sum()) / size
-    spread = float(np.square(bits - value * text_bytes).sum())
-    error = math.sqrt(count / (count - 1) * spread) / size if count > 1 else None
-    return Score(value, error, count, int(size), tokens, float(losses.sum()) / tokens)
+    found = ratio(losses / math.log(2), text_bytes)
+    size = int(text_bytes.sum())
+    return Score(found.value, found.standard_error, found.items, size, tokens, float(losses.sum()) / tokens)
 
 
 def total(scores: Mapping[str, Score]) -> Score:
