@@ -313,6 +313,83 @@ def generate(
 
 
 @app.command
+def compare(
+    model: Annotated[
+        tuple[str, ...],
+        Parameter(help="Models, as for generate; run@400 is a run's checkpoint of step 400, name=model names it."),
+    ] = (),
+    /,
+    *,
+    prompt: Annotated[tuple[str, ...], Parameter(help="Text to continue; may be given several times.")] = (),
+    prompts: Annotated[
+        str | None, Parameter(help="File of prompts: YAML with references and tests, or a text line each.")
+    ] = None,
+    tasks: Annotated[tuple[str, ...], Parameter(help="Tasks to score all models on; see list tasks.")] = (),
+    data: Annotated[Path | None, Parameter(help="Folder of the tasks' data; default: what fetch evals got.")] = None,
+    limit: Annotated[int | None, Parameter(help="At most so many items of each task.")] = None,
+    training: Annotated[
+        str | None, Parameter(help="Run whose training documents are searched for the tasks' items.")
+    ] = None,
+    samples: Annotated[int, Parameter(help="Texts that each model writes after each prompt.")] = 1,
+    max_new_tokens: Annotated[int, Parameter(help="The most tokens of a text.")] = 120,
+    temperature: Annotated[float, Parameter(help="How freely to draw; 0 always takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, Parameter(help="Draw among so many of the likeliest tokens; 0 means all.")] = 50,
+    top_p: Annotated[float, Parameter(help="Draw among the likeliest that together have this probability.")] = 1.0,
+    repetition_penalty: Annotated[float, Parameter(help="Above 1: say less often again what was said.")] = 1.0,
+    seed: Annotated[int, Parameter(help="Another seed, other texts.")] = 0,
+    folder: Annotated[
+        Path, Parameter(help="Where comparison.html, comparison.json and the tasks' results are written.")
+    ] = Path("comparison"),
+    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Let several models continue the same prompts side by side, and score them on the same tasks."""
+    from headwater.core.stage import door
+    from headwater.core.store import write_json
+    from headwater.report.comparison import comparison_page
+    from headwater.report.page import html
+
+    sampling = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k or None,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+    }
+    machine = hardware.Machine(device=device)
+    comparing = door("headwater.evaluation.compare:compare")(
+        model,
+        prompt,
+        sampling,
+        machine,
+        file=prompts or (None if prompt or tasks else "lesson1"),
+        samples=samples,
+        dtype=precision,
+    )
+    show_texts(comparing, quiet=as_json)
+    found = comparing.as_json()
+    if tasks:
+        found["tasks"] = door("headwater.evaluation.contest:compete")(
+            comparing.models,
+            comparing.labels,
+            tasks,
+            folder,
+            data=data,
+            limit=limit,
+            training=_run_folder(training, machine) if training else None,
+        )
+    write_json(folder / "comparison.json", found)
+    (folder / "comparison.html").write_text(html(comparison_page(found)), encoding="utf-8")
+    if as_json:
+        print_json(found)
+        return
+    print_comparison(found)
+    print(f"\n{folder / 'comparison.html'}")
+
+
+@app.command
 def inspect(
     place: Annotated[
         str, Parameter(help="Name of a recipe that has run, folder of a run or stage, or folder of shards.")
@@ -520,6 +597,83 @@ def print_document(row: dict[str, Any], characters: int) -> None:
     width = shutil.get_terminal_size((100, 24)).columns
     print(f"\n{'-' * min(width, 100)}\n{row['id']}  {reason}\n{'  '.join(str(fact) for fact in facts if fact)}\n")
     print((text[:characters] if characters else text) + more)
+
+
+def _run_folder(place: str, machine: hardware.Machine) -> Path:
+    """A run's folder, by its path or its recipe's name."""
+    return Path(place) if (Path(place) / "stages").is_dir() else Path(machine.runs) / Path(place).stem
+
+
+def show_texts(comparing: Any, *, quiet: bool) -> None:
+    """Show what models write as they write it: side by side on a terminal, else one under the other when all are done."""
+    from rich.console import Group
+    from rich.live import Live
+
+    from headwater.report.page import visible
+
+    terminal = Console()
+    live: Live | None = None
+    written: list[str] = []
+    for case, model, text in comparing.pieces():
+        if quiet:
+            continue
+        if not written:
+            written = [""] * len(comparing.labels)
+            print(f"\n=== {comparing.cases[case].name or case + 1}\n{visible(comparing.cases[case].prompt)}")
+            if terminal.is_terminal:
+                live = Live(console=terminal, refresh_per_second=8)
+                live.start()
+        if text:
+            written[model] += text
+        if live is not None:
+            live.update(Group(_columns(comparing.labels, [visible(one) for one in written])))
+        if model >= 0:
+            continue
+        if live is not None:
+            live.stop()
+            live = None
+        else:
+            for label, one in zip(comparing.labels, written, strict=True):
+                print(f"--- {label}\n{visible(one)}")
+        written = []
+
+
+def _columns(labels: list[str], texts: list[str]) -> Table:
+    """Texts side by side; the end of long ones, so that what is new is seen."""
+    from rich.text import Text
+
+    table = Table(expand=True, box=None, padding=(0, 2, 0, 0))
+    for label in labels:
+        table.add_column(Text(label), ratio=1, overflow="fold")
+    table.add_row(*(Text(text) for text in texts))
+    return table
+
+
+def print_comparison(found: dict[str, Any]) -> None:
+    """Print what a comparison found, apart from the texts: references, tests, tasks."""
+    cases = [case for case in found["cases"] if case["reference"] or case["tests"]]
+    if cases:
+        samples = found["samples"]
+        table = plain_table("prompt", "model", ">reference, bits/byte", ">tests passed")
+        for case in cases:
+            for model, answer in zip(found["models"], case["answers"], strict=True):
+                reference = f"{answer['reference']['bits_per_byte']:.2f}" if answer["reference"] else ""
+                passed = f"{answer['fates'].count('passed')} of {samples}" if "fates" in answer else ""
+                table.add_row(case["name"], model["label"], reference, passed)
+        print()
+        print_table(table)
+    for pair in found.get("tasks", {}).get("pairs", ()):
+        table = plain_table("task", f">{pair['first']}", f">{pair['second']}", ">difference", ">p adjusted", "verdict")
+        for one in pair["differences"]:
+            numbers = (one["first"], one["second"], one["difference"]["difference"], one["adjusted"])
+            cells = [f"{value:{form}}" for value, form in zip(numbers, (".3f", ".3f", "+.3f", ".3f"), strict=True)]
+            table.add_row(one["task"], *cells, one["verdict"])
+        print()
+        print_table(table)
+        print(pair["sentence"])
+    for task, of in found.get("tasks", {}).get("contaminated", {}).items():
+        if of["items"]:
+            print(f"{task}: {of['items']:,} of {of['of']:,} items overlap with the training documents.")
 
 
 def plain_table(*columns: str) -> Table:
