@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from headwater.cli import main
 from headwater.core.errors import InputError, RecipeError
 from headwater.core.hardware import Machine

@@ -18,7 +18,9 @@ from headwater.evaluation.items import Item
 from headwater.evaluation.paired import compare_tasks, sentence
 
 
-def write_results(folder: Path, tasks: dict[str, np.ndarray], *, metric: str = "acc", sizes: np.ndarray | None = None) -> Path:
+def write_results(
+    folder: Path, tasks: dict[str, np.ndarray], *, metric: str = "acc", sizes: np.ndarray | None = None
+) -> Path:
     """Results of tasks as benchmark.py writes them: marks, or nats of texts of `sizes` bytes."""
     (folder / "items").mkdir(parents=True)
     write_json(folder / "tasks.json", {"tasks": {name: {"metric": metric} for name in tasks}})

@@ -8,7 +8,7 @@ from typing import Any
 
 from headwater import __version__
 from headwater.core.units import format_count
-from headwater.report.blocks import ABSENT, Block, Continuation, Page, Section, Table, Text, decimal, whole
+from headwater.report.blocks import ABSENT, Block, Continuation, Details, Page, Section, Table, Text, decimal, whole
 
 Json = Mapping[str, Any]
 
@@ -61,25 +61,35 @@ def _cases(found: Json, labels: Sequence[str]) -> Iterator[Block]:
             (_label(label, answer), answer["texts"][0]) for label, answer in zip(labels, case["answers"], strict=True)
         ]
         conditions = f"{drawn}, seed {sampling['seed']}"
-        yield Continuation(case["name"], conditions, case["prompt"], texts, case["reference"] or "")
+        yield Continuation(case["name"], conditions, case["prompt"], texts)
+        if found["samples"] > 1:
+            yield Details(f"{case['name']}: the other texts", list(_others(case, labels)))
         if case["reference"] or case["tests"]:
             yield _outcomes(case, labels)
 
 
-def _label(label: str, answer: Json) -> str:
+def _others(case: Json, labels: Sequence[str]) -> Iterator[Block]:
+    """All samples but the first."""
+    for number in range(1, len(case["answers"][0]["texts"])):
+        pairs = zip(labels, case["answers"], strict=True)
+        texts = [(_label(label, answer, number), answer["texts"][number]) for label, answer in pairs]
+        yield Continuation(f"text {number + 1}", "", case["prompt"], texts)
+
+
+def _label(label: str, answer: Json, number: int = 0) -> str:
     fates = answer.get("fates")
-    return label if not fates else f"{label}: {fates[0]}"
+    return label if not fates else f"{label}: {fates[number]}"
 
 
 def _outcomes(case: Json, labels: Sequence[str]) -> Table:
     header, rows = ["model"], [[label] for label in labels]
     for row, answer in zip(rows, case["answers"], strict=True):
         if reference := answer["reference"]:
-            row += [decimal(reference["bits_per_byte"], 2), decimal(-reference["nats"], 1), whole(reference["tokens"])]
+            row += [decimal(reference["bits_per_byte"], 2), decimal(reference["nats"], 1), whole(reference["tokens"])]
         for value in answer.get("pass_at", {}).values():
             row.append(f"{100 * value:.0f} %")
     if case["reference"]:
-        header += ["bits per byte of the reference", "log-probability [nats]", "tokens"]
+        header += ["bits per byte", "nats", "tokens"]
     if case["tests"]:
         header += [f"pass@{k}" for k in case["answers"][0]["pass_at"]]
     return Table(
