@@ -222,9 +222,7 @@ def likelihoods(
     attention = _SharedAttention(model)
     with torch.inference_mode():
         for beginning, members in _by_beginning(items, groups):
-            rows = [
-                lay_out(items[n], range(begins[n], begins[n + 1]), len(beginning)) for n in members
-            ]
+            rows = [lay_out(items[n], range(begins[n], begins[n + 1]), len(beginning)) for n in members]
             attention.see(beginning)
             for batch in batches(rows):
                 values, best = _score(model, attention, batch)

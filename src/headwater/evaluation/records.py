@@ -91,7 +91,15 @@ def read(found: Found) -> list[Record]:
             if ending and name.endswith(ending):
                 content, name = unpack(content), name.removesuffix(ending)
         return list(_records(content, name, found.place))
-    except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile, zstandard.ZstdError, pa.ArrowException) as error:
+    except (
+        OSError,
+        KeyError,
+        EOFError,
+        ValueError,
+        zipfile.BadZipFile,
+        zstandard.ZstdError,
+        pa.ArrowException,
+    ) as error:
         said = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise InputError(f"cannot be read ({said})", place=found.place, hint="get it again") from None
 
@@ -123,7 +131,9 @@ def _json_lines(content: bytes, place: str) -> Iterator[Record]:
         except ValueError as error:
             raise InputError(f"is not JSON ({error})", place=f"{place}:{number}", hint="mend or remove it") from None
         if not isinstance(value, dict):
-            raise InputError("is not an object", place=f"{place}:{number}", hint='each line is like {"question": "..."}')
+            raise InputError(
+                "is not an object", place=f"{place}:{number}", hint='each line is like {"question": "..."}'
+            )
         yield value
 
 
