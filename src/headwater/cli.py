@@ -313,6 +313,79 @@ def generate(
 
 
 @app.command
+def evaluate(
+    place: Annotated[
+        str, Parameter(help="Name of a recipe that has run, folder of a run, checkpoint, or Hugging Face folder.")
+    ],
+    tasks: Annotated[
+        tuple[str, ...], Parameter(help="Tasks, groups, files of tasks; arc_easy@5 has 5 examples. Default: by size.")
+    ] = (),
+    /,
+    *,
+    documents: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Files of documents to score; default: a run's held-out ones.", consume_multiple=True),
+    ] = (),
+    max_bytes: Annotated[str | None, Parameter(help="Score at most so much of each source, such as 1MB.")] = None,
+    field: Annotated[str, Parameter(help="Where the text of a record is.")] = "text",
+    by: Annotated[str, Parameter(help="Where the source or domain of a record is.")] = "source",
+    output: Annotated[Path | None, Parameter(help="Folder of the results; default: evaluations/ and the name.")] = None,
+    data: Annotated[Path | None, Parameter(help="Folder with tasks' items.")] = None,
+    items: Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")] = None,
+    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step; 0 is before training.")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score a model: bits per byte of documents beside compressors, and tasks; goes on where it was stopped."""
+    from headwater.core.stage import door
+    from headwater.core.units import parse_bytes
+
+    try:
+        size = None if max_bytes is None else parse_bytes(max_bytes)
+    except ValueError as error:
+        raise InputError(str(error), place="--max-bytes") from None
+    texts = door("headwater.evaluation.command:Texts")(tuple(documents), size, field, by)
+    found = door("headwater.evaluation.command:evaluate_model")(
+        place,
+        tasks,
+        texts,
+        hardware.Machine(device=device),
+        output=output,
+        data=data,
+        limit=items,
+        step=step,
+        tokenizer=tokenizer,
+        dtype=precision,
+    )
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print_scores(found)
+    log.logger.info("%s; %s", found.summary, found.folder)
+    found.results.check()
+
+
+def print_scores(found: Any) -> None:
+    """Print what was scored as tables."""
+    if rows := found.document_rows():
+        table = plain_table("source", ">bits per byte", ">perplexity", ">gzip", ">xz", ">zstd", ">documents", ">bytes")
+        for row in rows:
+            table.add_row(*row)
+        print_table(table)
+    if rows := found.task_rows():
+        print()
+        table = plain_table("task", "metric", ">score", ">chance", ">detects", ">items", "remark")
+        for row in rows:
+            table.add_row(*row)
+        print_table(table)
+        print(
+            "\nAfter ± stands one standard error; 'detects' is the least difference of two models that would be seen."
+        )
+
+
+@app.command
 def inspect(
     place: Annotated[
         str, Parameter(help="Name of a recipe that has run, folder of a run or stage, or folder of shards.")
@@ -395,11 +468,13 @@ def forget(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, Parameter(help="recipes, stages, sources, steps, presets, models or runs.")] = "recipes",
+    what: Annotated[
+        str, Parameter(help="recipes, stages, sources, steps, presets, models, tasks or runs.")
+    ] = "recipes",
     *,
     as_json: Json = False,
 ) -> None:
-    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, models, runs in this folder."""
+    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, models, tasks, runs in this folder."""
     from headwater import listing
 
     if what == "models" and as_json:

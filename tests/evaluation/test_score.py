@@ -101,13 +101,18 @@ def test_one_document_has_no_standard_error():
 
 
 def test_the_total_weights_by_bytes_and_adds_errors_in_squares():
-    first = bits_per_byte(math.log(2) * np.array([100.0, 140.0, 90.0]), np.array([100, 100, 100]), tokens=90)
-    second = bits_per_byte(math.log(2) * np.array([20.0, 30.0]), np.array([50, 50]), tokens=10)
+    first = bits_per_byte(math.log(2) * np.array([100.0, 140.0, 90.0]), np.array([100, 100, 100]), np.full(3, 30))
+    second = bits_per_byte(math.log(2) * np.array([20.0, 30.0]), np.array([50, 50]), np.full(2, 5))
     both = total({"prose": first, "code": second})
     assert both.value == pytest.approx((330 + 50) / 400)
     assert both.standard_error == pytest.approx(math.hypot(0.75 * first.standard_error, 0.25 * second.standard_error))
     assert (both.documents, both.bytes, both.tokens) == (5, 400, 100)
     assert both.nats_per_token == pytest.approx(math.log(2) * 380 / 100)
+    assert both.perplexity == pytest.approx(2**3.8)
+    relative = math.hypot(
+        0.9 * first.perplexity_error / first.perplexity, 0.1 * second.perplexity_error / second.perplexity
+    )
+    assert both.perplexity_error == pytest.approx(2**3.8 * relative)
     alone = bits_per_byte(np.array([5.0]), np.array([10]), np.array([3]))
     assert total({"prose": first, "code": alone}).standard_error is None
 

@@ -15,9 +15,11 @@ from headwater.core.errors import MismatchError
 from headwater.core.hardware import Machine, tensor_device
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.store import write_json
+from headwater.evaluation.benchmark import finished, run_tasks
 from headwater.evaluation.config import Evaluate
-from headwater.evaluation.opening import check_finite
+from headwater.evaluation.opening import Opened, check_finite
 from headwater.evaluation.score import Score
+from headwater.evaluation.tasks import choose
 from headwater.evaluation.texts import COMPRESSORS, Sample, compressed, held_out_samples, score_samples
 from headwater.evaluation.write import write
 from headwater.model.checkpoint import load_model
@@ -40,11 +42,12 @@ class Prompt(NamedTuple):
 
 
 def evaluate(settings: Evaluate, inputs: Inputs, out: Workspace) -> Counts:
-    """Score and sample the model before and after training; writes `scores.json` and `generations.json`.
+    """Score and sample the model before and after training; writes `scores.json`, `generations.json`, and `tasks.json`.
 
     Raises:
         MismatchError: tokens, tokenizer and model do not belong together, or a source does not fit.
         InputError: a checkpoint has weights that are not finite.
+        EvaluationError: some tasks have no score.
     """
     torch.set_num_threads(out.machine.processor_threads)
     codec = Codec(inputs["tokenizer"] / "tokenizer")
@@ -57,7 +60,7 @@ def evaluate(settings: Evaluate, inputs: Inputs, out: Workspace) -> Counts:
     prompts = list(_prompts(settings, samples, folder.sources))
     scores: dict[str, dict[str, Score]] = {}
     written: dict[str, list[str]] = {}
-    seconds = 0.0
+    seconds, tasks = 0.0, {}
     for name, role in MODELS.items():
         model = _open(inputs[role] / "checkpoint", codec, out.machine)
         written[name] = _continue(model, codec, [prompt.text for prompt in prompts], settings, out)
@@ -68,6 +71,8 @@ def evaluate(settings: Evaluate, inputs: Inputs, out: Workspace) -> Counts:
                 model, samples, bar, context_length=settings.context_length, overlap=settings.overlap
             )
         seconds += time.perf_counter() - begun
+        if role == "checkpoint" and settings.tasks:
+            tasks = _tasks(Opened(name, model, codec, None), settings, out)
     results: dict[str, dict[str, dict[str, Any]]] = {}
     if samples:
         results = {
@@ -83,6 +88,9 @@ def evaluate(settings: Evaluate, inputs: Inputs, out: Workspace) -> Counts:
         "tokens": predicted,
         "tokens_per_second": predicted / seconds if predicted else None,
         "generations": len(prompts),
+        **(
+            {"tasks": {name: task["metrics"][task["metric"]]["value"] for name, task in tasks.items()}} if tasks else {}
+        ),
     }
 
 
@@ -99,6 +107,23 @@ def _open(folder: Path, codec: Codec, machine: Machine) -> Transformer:
         raise MismatchError(problem, place=str(folder), hint="initialize the model with this tokenizer")
     check_finite(model, folder)
     return model.eval()
+
+
+def _tasks(opened: Opened, settings: Evaluate, out: Workspace) -> dict[str, Any]:
+    """Score the model on tasks: `tasks.json`, and a table of items of each in `items/`.
+
+    Raises:
+        EvaluationError: some have no score; what the others have is kept for the next run.
+    """
+    chosen, groups = choose(settings.tasks)
+    results = run_tasks(
+        opened, chosen, groups, out.folder, data=settings.task_data, limit=settings.task_items, show=out.progress
+    )
+    results.check()
+    for outcome in results.outcomes:
+        for note in outcome.notes:
+            out.warn(f"{outcome.chosen.name}: {note}")
+    return finished(out.folder)["tasks"]
 
 
 def _prompts(settings: Evaluate, samples: dict[str, Sample], sources: Sequence[str]) -> Iterator[Prompt]:

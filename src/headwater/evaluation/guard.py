@@ -188,7 +188,7 @@ def forbid_in_python(folder: str) -> None:
 
 def main() -> None:
     limits = json.loads(sys.argv[1])
-    folder = os.getcwd()
+    folder = os.getcwd()  # noqa: PTH109
     source = sys.stdin.buffer.read().decode("utf-8", "replace")
     told = os.fdopen(int(sys.argv[2]), "w")
     limit(limits)
