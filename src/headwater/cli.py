@@ -385,6 +385,48 @@ def print_scores(found: Any) -> None:
         )
 
 
+ModelPlace = Annotated[str, Parameter(help="Recipe that has run, folder of a run, checkpoint, Hugging Face folder.")]
+Out = Annotated[Path | None, Parameter(name=["--output", "-o"], help="File to write; must not exist.")]
+
+
+@app.command
+def compress(
+    file: Annotated[Path, Parameter(help="Any file; text that is like the training text becomes smallest.")],
+    /,
+    *,
+    model: ModelPlace,
+    output: Out = None,
+    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step.")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+) -> None:
+    """Compress a file with a model, without loss: what the model foresees takes few bits."""
+    from headwater.core.stage import door
+
+    done = door("headwater.evaluation.compress:compress")(
+        file, model, output, hardware.Machine(device="cpu"), tokenizer=tokenizer, step=step
+    )
+    print(done)
+
+
+@app.command
+def decompress(
+    file: Annotated[Path, Parameter(help="File that headwater compress wrote.")],
+    /,
+    *,
+    model: ModelPlace,
+    output: Out = None,
+    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step.")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+) -> None:
+    """Read a compressed file back with the model that compressed it; checked by its SHA-256."""
+    from headwater.core.stage import door
+
+    out = door("headwater.evaluation.compress:decompress")(
+        file, model, output, hardware.Machine(device="cpu"), tokenizer=tokenizer, step=step
+    )
+    print(f"{out}: as it was")
+
+
 @app.command
 def inspect(
     place: Annotated[

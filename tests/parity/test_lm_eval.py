@@ -178,4 +178,3 @@ def test_lm_evals_tasks_run_on_our_model(opened, theirs, data, tmp_path):
             found = np.array([response[0][0] for response in one["resps"]])
             assert found == pytest.approx([response[0][0] for response in other["resps"]], abs=TOLERANCE)
             assert one["acc"] == other["acc"]
-
