@@ -204,6 +204,7 @@ def main() -> None:
     space = {"__name__": "__main__", "__builtins__": __builtins__}
     try:
         exec(compile(source, "program.py", "exec"), space)
+        sys.stdout.flush()
         fate = "passed"
     except MemoryError:
         space.clear()

@@ -100,12 +100,12 @@ class PairEncoder:
         wholes = self._codec.encode([context + continuation for context, continuation in moved])
         return [
             self._asked(ids, sizes[context], not context, continuation)
-            for ids, (context, continuation) in zip(wholes, moved, strict=True)
+            for ids, (context, _), (_, continuation) in zip(wholes, moved, pairs, strict=True)
         ]
 
     def _asked(self, ids: np.ndarray, context: int, bare: bool, continuation: str) -> Asked:
         scored = len(ids) - context
-        if scored < 1:
+        if scored < 1 or not continuation:
             problem = f"the continuation {continuation[:40]!r} has no tokens of its own"
             raise InputError(problem, hint="give the choice a text, or take the item out")
         if scored > self._context_length:
