@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from headwater.core.cluster import RayExecutor
-from headwater.core.hardware import Machine
+from headwater.core.hardware import Machine, environment_with
 from headwater.core.stage import Counts, Workspace
 from headwater.core.store import read_json, write_json
 
 T = TypeVar("T")
+IDLE_SECONDS = 2  # after which a worker process without work ends
 
 
 def map(  # noqa: A001  (the verb of this seam; used as pool.map)
@@ -83,10 +84,10 @@ def _executor(machine: Machine, workers: int, threads: bool) -> Iterator[Executo
         return
     import loky  # processes that need no `if __name__ == "__main__"` in the user's script, and notice a dead worker
 
-    executor = loky.ProcessPoolExecutor(workers)
+    # The next stage finds the workers running (a start is a second of imports); idle ones end and give their memory back.
+    executor = loky.get_reusable_executor(workers, timeout=IDLE_SECONDS, env=environment_with())
     try:
         yield executor
-        executor.shutdown(wait=True)
     except BaseException:
         executor.shutdown(wait=False, kill_workers=True)
         raise

@@ -140,7 +140,7 @@ def clean(settings: Clean, inputs: Inputs, out: Workspace) -> Counts:
         if told:
             prepared[str(index)] = told
     work = functools.partial(_clean_shard, steps, out.folder)
-    counts = add_counts(pool.map(work, shards, out, label="clean", name=lambda shard: shard.stem, threads=True))
+    counts = add_counts(pool.map(work, shards, out, label="clean", name=lambda shard: shard.stem))
     for source, of_source in counts["sources"].items():
         if not of_source["documents_out"]:
             raise _everything_dropped(source, of_source, out.folder / "dropped")
