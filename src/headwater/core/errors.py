@@ -43,7 +43,7 @@ class HeadwaterError(Exception):
         return (f"{self.place}: {self.problem}" if self.place else self.problem,)
 
 
-class _SeveralProblems(HeadwaterError):
+class _SeveralError(HeadwaterError):
     """An error with one line for each thing that is wrong, in `problems`."""
 
     def __init__(self, problem: str, *, place: str = "", hint: str = "", problems: Sequence[str] = ()) -> None:
@@ -59,11 +59,11 @@ class _SeveralProblems(HeadwaterError):
         return "\n".join(self.problems) if self.problems else super().__str__()
 
 
-class RecipeError(_SeveralProblems):
+class RecipeError(_SeveralError):
     """A recipe cannot be understood; `problems` holds one line for each thing that is wrong."""
 
 
-class EvaluationError(_SeveralProblems):
+class EvaluationError(_SeveralError):
     """Some tasks could not be scored; `problems` holds one line for each. The results of the others are kept."""
 
 

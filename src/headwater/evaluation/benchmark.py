@@ -205,9 +205,7 @@ def _run(
     _sum_up(outcome, items, marks, opened.model.config.parameters())
 
 
-def _table(
-    opened: Opened, outcome: Outcome, items: Sequence[Item], parts: Path, identity: str, show: Show
-) -> pa.Table:
+def _table(opened: Opened, outcome: Outcome, items: Sequence[Item], parts: Path, identity: str, show: Show) -> pa.Table:
     """The rows of all items; parts that are done already are read."""
     chosen, tables = outcome.chosen, []
     notes: dict[str, int] = {}
@@ -305,9 +303,7 @@ def _written(
     """Let the model write after each prompt, those of about the same length together."""
     samples = task.samples if isinstance(task, Code) else 1
     temperature = task.temperature if isinstance(task, Code) else 0.0
-    settings = Sampling(
-        max_new_tokens=task.max_new_tokens, temperature=temperature, top_k=None, stop=task.stop, seed=0
-    )
+    settings = Sampling(max_new_tokens=task.max_new_tokens, temperature=temperature, top_k=None, stop=task.stop, seed=0)
     asked = sorted(
         ((n, sample) for n in range(len(items)) for sample in range(samples)), key=lambda one: len(items[one[0]].prompt)
     )

@@ -5,7 +5,7 @@ gives up its powers, says by what means on the descriptor, runs the program, and
 nothing of Headwater.
 """
 
-# ruff: noqa: D103
+# ruff: noqa: D103, PTH  # starts fast: no pathlib
 
 from __future__ import annotations
 
@@ -26,10 +26,59 @@ CLONE_THREAD = 0x00010000
 FORBIDDEN = {
     "x86_64": (
         *(41, 57, 58, 59, 322, 101, 62, 200, 234, 129, 297, 424, 425, 165, 166, 272, 308, 161, 321, 298, 248, 250, 311),
-        *(323, 304, 175, 313, 169, 246, 320, 167, 164, 227, 90, 91, 268, 452, 92, 93, 94, 260, 302, 160, 155, 188, 189, 190),
+        *(
+            323,
+            304,
+            175,
+            313,
+            169,
+            246,
+            320,
+            167,
+            164,
+            227,
+            90,
+            91,
+            268,
+            452,
+            92,
+            93,
+            94,
+            260,
+            302,
+            160,
+            155,
+            188,
+            189,
+            190,
+        ),
     ),
     "aarch64": (
-        *(198, 221, 281, 117, 129, 130, 131, 138, 240, 424, 425, 40, 39, 97, 268, 51, 280, 241, 217, 219, 271, 282, 265),
+        *(
+            198,
+            221,
+            281,
+            117,
+            129,
+            130,
+            131,
+            138,
+            240,
+            424,
+            425,
+            40,
+            39,
+            97,
+            268,
+            51,
+            280,
+            241,
+            217,
+            219,
+            271,
+            282,
+            265,
+        ),
         *(105, 273, 142, 104, 294, 224, 170, 112, 52, 53, 452, 55, 54, 261, 164, 41, 5, 6, 7),
     ),
 }
@@ -110,12 +159,24 @@ def forbid_in_python(folder: str) -> None:
     """Where the system does not help: refuse what Python itself is asked to do. C code can get around this."""
     root = os.path.realpath(folder) + os.sep
     refused = ("socket.", "subprocess.", "os.fork", "os.exec", "os.posix_spawn", "os.system", "os.kill", "ctypes.")
-    changing = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate")
+    changing = (
+        "os.remove",
+        "os.rename",
+        "os.rmdir",
+        "os.mkdir",
+        "os.chmod",
+        "os.chown",
+        "os.link",
+        "os.symlink",
+        "os.truncate",
+    )
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if event.startswith(refused):
             raise PermissionError(f"{event} is not allowed here")
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        writes = (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        )
         if writes or event in changing:
             path = arguments[0]
             inside = isinstance(path, int) or os.path.realpath(os.fsdecode(path)).startswith(root)  # type: ignore[arg-type]
@@ -127,7 +188,7 @@ def forbid_in_python(folder: str) -> None:
 
 def main() -> None:
     limits = json.loads(sys.argv[1])
-    folder = os.getcwd()
+    folder = os.getcwd()  # noqa: PTH109
     source = sys.stdin.buffer.read().decode("utf-8", "replace")
     told = os.fdopen(int(sys.argv[2]), "w")
     limit(limits)
@@ -135,10 +196,15 @@ def main() -> None:
     calls = filter_calls()
     if not (files and calls):
         forbid_in_python(folder)
-    print(json.dumps({"files": "landlock" if files else "python", "calls": "seccomp" if calls else "python"}), file=told, flush=True)
+    print(
+        json.dumps({"files": "landlock" if files else "python", "calls": "seccomp" if calls else "python"}),
+        file=told,
+        flush=True,
+    )
     space = {"__name__": "__main__", "__builtins__": __builtins__}
     try:
         exec(compile(source, "program.py", "exec"), space)
+        sys.stdout.flush()
         fate = "passed"
     except MemoryError:
         space.clear()

@@ -12,7 +12,7 @@ from typing import Any
 from headwater.core.errors import HeadwaterError, InputError
 from headwater.core.store import hash_value
 from headwater.evaluation.prepare import PREPARE
-from headwater.evaluation.records import Record, read_all
+from headwater.evaluation.records import Record, records_of
 from headwater.evaluation.tasks import (
     CHANGES,
     Chosen,
@@ -86,13 +86,14 @@ def items_of(chosen: Chosen, folder: Path | None = None, limit: int | None = Non
 
 
 def _of_subtask(task: Task, subtask: str, folder: Path | None, limit: int | None) -> list[Item]:
-    ((_, place, records),) = read_all(task.data, [subtask], folder)
+    whole = limit is None or task.order_seed is not None or task.shots_drawn == "each"
+    place, records = records_of(task.data, subtask, folder, None if whole else limit + task.shots + 1)
     if task.order_seed is not None:
         random.Random(task.order_seed).shuffle(records)
     asked = records if limit is None else records[:limit]
     others, other_place, own = records, place, True
     if task.shots_from is not None and task.shots:
-        (_, other_place, others), own = next(read_all(task.shots_from, [subtask], folder)), False
+        (other_place, others), own = records_of(task.shots_from, subtask, folder), False
     questions = [_question(task, record, subtask, f"{place}, item {n + 1}") for n, record in enumerate(asked)]
     examples = _Examples(task, subtask, others, other_place, own)
     return [_item(task, question, subtask, examples(number)) for number, question in enumerate(questions)]

@@ -1,9 +1,9 @@
 """Log-probabilities of continuations: the engine of the tasks.
 
-What a model sees twice it computes once. The beginning that the texts of one item share, such as a question before its
-answers, stands once in a row, and the answers follow it as branches that do not see each other. The beginning that all
-items of a task share, such as worked examples, is computed once for all rows. Logits are computed only where a
-continuation is predicted. Rows of about the same length stand in a batch together.
+What a model sees twice it computes once. Texts are sorted, and those that begin alike, such as a question with each of
+its answers, stand in one row as a tree: a token sees those on its way to the root and no others. The beginning that all
+items of a task share, such as worked examples, is computed once for all rows. Logits, and the last feed-forward, are
+computed only where a continuation is predicted. Rows of about the same length stand in a batch together.
 
     B  rows of a batch      T  positions of a row      P  positions of the shared beginning
     N  positions that predict something                 the other letters as in model/transformer.py
@@ -12,8 +12,9 @@ continuation is predicted. Rows of about the same length stand in a batch togeth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,10 +27,14 @@ from headwater.evaluation.score import not_finite
 from headwater.model.transformer import CHUNK_LOGITS, Attention, Block, Transformer
 from headwater.tokens.codec import Codec
 
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
 """Positions computed at a time, padding included. Source: docs/lab-notes.md, processors; more is slower there."""
 LONG_ENOUGH = 8
 """A beginning of at least so many tokens that all items share is computed once and for all."""
+ROW_TOKENS = 64
+"""Texts that share little stand in one row up to here: longer rows cost attention, shorter ones share less."""
+MOST_TOKENS = 1024
+"""The most of a row of texts that share at least half."""
 QUERY_BLOCK = 256
 """Queries of a row that look at once, so that the scores of a long row need not exist as a whole."""
 
@@ -95,12 +100,12 @@ class PairEncoder:
         wholes = self._codec.encode([context + continuation for context, continuation in moved])
         return [
             self._asked(ids, sizes[context], not context, continuation)
-            for ids, (context, continuation) in zip(wholes, moved, strict=True)
+            for ids, (context, _), (_, continuation) in zip(wholes, moved, pairs, strict=True)
         ]
 
     def _asked(self, ids: np.ndarray, context: int, bare: bool, continuation: str) -> Asked:
         scored = len(ids) - context
-        if scored < 1:
+        if scored < 1 or not continuation:
             problem = f"the continuation {continuation[:40]!r} has no tokens of its own"
             raise InputError(problem, hint="give the choice a text, or take the item out")
         if scored > self._context_length:
@@ -127,51 +132,62 @@ def _with_blanks(context: str, continuation: str) -> Pair:
 
 @dataclass
 class Row:
-    """The texts of one item laid out: a stem that they share, then a branch for the rest of each."""
+    """Texts that begin alike laid out as a tree: what they share stands once."""
 
     tokens: np.ndarray
     places: np.ndarray
     """Position of each token in its text."""
-    branches: np.ndarray
-    """0 in the stem, else the number of the branch."""
+    paths: list[np.ndarray]
+    """For each text the indices of its tokens in the row, when it is not the whole row; for the mask."""
     predicting: np.ndarray
     """Index in the row of each position that predicts a target."""
     targets: np.ndarray
     answers: np.ndarray
-    """For each target the number of the continuation it is of."""
+    """For each target the number of the text it is of."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
-def lay_out(asked: Sequence[Asked], numbers: Sequence[int], skip: int = 0) -> Row:
-    """Lay out the texts of an item, of which the model has seen the first `skip` tokens already.
+def lay_out(asked: Sequence[Asked], skip: int = 0) -> Iterator[Row]:
+    """Sort texts and lay them out in rows; the model has seen the first `skip` tokens of each already.
 
-    >>> one, two = Asked(np.array([5, 6, 7, 8]), 2), Asked(np.array([5, 6, 9]), 1)
-    >>> row = lay_out([one, two], [0, 1])
-    >>> row.tokens.tolist(), row.places.tolist(), row.branches.tolist()
-    ([5, 6, 7], [0, 1, 2], [0, 0, 1])
+    A text joins the row of the one before it when it fits into ROW_TOKENS, or shares at least half of itself.
+
+    >>> first, second = Asked(np.array([5, 6, 9]), 1), Asked(np.array([5, 6, 7, 8]), 2)
+    >>> (row,) = lay_out([first, second])
+    >>> row.tokens.tolist(), row.places.tolist(), [path.tolist() for path in row.paths]
+    ([5, 6, 7], [0, 1, 2], [[0, 1], [0, 1, 2]])
     >>> row.predicting.tolist(), row.targets.tolist(), row.answers.tolist()
-    ([1, 2, 1], [7, 8, 9], [0, 0, 1])
+    ([1, 1, 2], [9, 7, 8], [0, 1, 1])
     """
     shown = [one.tokens[skip:-1] for one in asked]
-    stem = common_length(shown)
-    pieces, places, branches = [shown[0][:stem]], [np.arange(stem)], [np.zeros(stem, np.int64)]
-    predicting, targets, answers = [], [], []
-    end = stem
-    for branch, (one, tokens, number) in enumerate(zip(asked, shown, numbers, strict=True), 1):
-        size = len(tokens) - stem
-        pieces.append(tokens[stem:])
-        places.append(np.arange(stem, len(tokens)))
-        branches.append(np.full(size, branch))
-        at = np.arange(len(tokens) - one.scored, len(tokens))
-        predicting.append(np.where(at < stem, at, at - stem + end))
-        targets.append(one.tokens[-one.scored :])
-        answers.append(np.full(one.scored, number))
-        end += size
-    joined = [np.concatenate(parts) for parts in (pieces, places, branches, predicting, targets, answers)]
-    joined[1] += skip
-    return Row(*joined)
+    order = sorted(range(len(asked)), key=lambda n: shown[n].astype(">u4").tobytes())
+    begin = 0
+    while begin < len(order):
+        paths = [np.arange(len(shown[order[begin]]))]
+        pieces, places, size = [shown[order[begin]]], [paths[0]], len(paths[0])
+        end = begin + 1
+        while end < len(order):
+            before, text = shown[order[end - 1]], shown[order[end]]
+            shared = common_length([before, text])
+            new = len(text) - shared
+            if size + new > (MOST_TOKENS if 2 * shared >= len(text) else ROW_TOKENS):
+                break
+            paths.append(np.concatenate([paths[-1][:shared], np.arange(size, size + new)]))
+            pieces.append(text[shared:])
+            places.append(np.arange(shared, len(text)))
+            size, end = size + new, end + 1
+        numbers = order[begin:end]
+        yield Row(
+            tokens=np.concatenate(pieces),
+            places=np.concatenate(places) + skip,
+            paths=paths,
+            predicting=np.concatenate([p[len(p) - asked[n].scored :] for p, n in zip(paths, numbers, strict=True)]),
+            targets=np.concatenate([asked[n].tokens[-asked[n].scored :] for n in numbers]),
+            answers=np.concatenate([np.full(asked[n].scored, n) for n in numbers]),
+        )
+        begin = end
 
 
 def common_length(texts: Sequence[np.ndarray]) -> int:
@@ -210,29 +226,26 @@ def likelihoods(
         model: the model, on the device and in the precision in which to score.
         items: for each item the texts of which the end is scored.
         groups: for each item what it may share a beginning with, such as the subject whose examples stand before it.
-        advance: called with the number of items scored after each batch.
+        advance: called with the share of items scored after each batch.
 
     Raises:
         InputError: the model's predictions are not finite numbers.
     """
-    sizes = [len(asked) for asked in items]
-    begins = np.cumsum([0, *sizes])
+    begins = np.cumsum([0, *map(len, items)])
     totals = np.zeros(begins[-1])
     greedy = np.ones(begins[-1], bool)
     attention = _SharedAttention(model)
     with torch.inference_mode():
         for beginning, members in _by_beginning(items, groups):
-            rows = [
-                lay_out(items[n], range(begins[n], begins[n + 1]), len(beginning)) for n in members
-            ]
+            numbers = np.concatenate([np.arange(begins[n], begins[n + 1]) for n in members])
             attention.see(beginning)
-            for batch in batches(rows):
+            for batch in batches(list(lay_out([one for n in members for one in items[n]], len(beginning)))):
                 values, best = _score(model, attention, batch)
-                answers = np.concatenate([row.answers for row in batch])
+                answers = numbers[np.concatenate([row.answers for row in batch])]
                 np.add.at(totals, answers, values)
                 greedy[answers[~best]] = False
                 if advance is not None:
-                    advance(len(batch))
+                    advance(sum(len(row.paths) for row in batch) * len(items) / max(begins[-1], 1))
     counts = [[one.scored for one in asked] for asked in items]
     return [
         [Likelihood(float(totals[b + k]), count, bool(greedy[b + k])) for k, count in enumerate(of)]
@@ -276,22 +289,32 @@ def batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 def _score(model: Transformer, attention: _SharedAttention, batch: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     """For each target of a batch, in order: its log-probability, and whether it is the likeliest token."""
-    device = model.embedding.weight.device
     width = max(map(len, batch))
-    tokens, places, branches = (np.zeros((len(batch), width), np.int64) for _ in range(3))
+    tokens, places = (np.zeros((len(batch), width), np.int64) for _ in range(2))
     for number, row in enumerate(batch):
         tokens[number, : len(row)] = row.tokens
         places[number, : len(row)] = row.places
-        branches[number, : len(row)] = row.branches
-    x_BTD = attention.hidden(*(torch.from_numpy(array).to(device) for array in (tokens, places, branches)))
     flat = np.concatenate([row.predicting + number * width for number, row in enumerate(batch)])
     targets = np.concatenate([row.targets for row in batch])
     positions, which = np.unique(flat, return_inverse=True)
-    x_ND = x_BTD.flatten(0, 1)[torch.from_numpy(positions).to(device)]
+    x_ND = attention.hidden(tokens, places, _seen(batch, width), positions)
     values, best = predictions(model, x_ND, which, targets)
     if not np.isfinite(values).all():
         raise not_finite("score")
     return values, best
+
+
+def _seen(batch: Sequence[Row], width: int) -> np.ndarray | None:
+    """Which positions each position sees [B, T, T]; None where all rows are plain texts."""
+    if all(len(row.paths) == 1 for row in batch):
+        return None
+    seen = np.zeros((len(batch), width, width), bool)
+    causal = np.tri(width, dtype=bool)
+    for number, row in enumerate(batch):
+        for path in row.paths:
+            seen[number, path[:, None], path] = causal[: len(path), : len(path)]
+        seen[number, range(len(row), width), range(len(row), width)] = True  # what fills a row up sees itself
+    return seen
 
 
 def predictions(
@@ -329,26 +352,33 @@ class _SharedAttention:
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
-        self.layers = [_Layer(cast("Attention", cast("Block", block).attention)) for block in model.blocks]
-        self._beginning = np.zeros(0, np.int64)
+        self.blocks = [cast("Block", block) for block in model.blocks]
+        self.layers = [_Layer() for _ in self.blocks]
+        self._beginning = 0
 
     def see(self, beginning: np.ndarray) -> None:
         """Compute the beginning that the next rows share; empty: none."""
-        self._beginning = beginning
         for layer in self.layers:
             layer.seen, layer.keep = None, bool(len(beginning))
+        self._beginning = 0
         if len(beginning):
-            device = self.model.embedding.weight.device
-            tokens = torch.from_numpy(beginning).to(device)[None]
-            self.hidden(tokens, torch.arange(len(beginning), device=device)[None], torch.zeros_like(tokens))
+            size = len(beginning)
+            self.hidden(beginning[None], np.arange(size)[None], np.tri(size, dtype=bool)[None], np.array([size - 1]))
+        self._beginning = len(beginning)
         for layer in self.layers:
             layer.keep = False
 
-    def hidden(self, tokens_BT: Tensor, places_BT: Tensor, branches_BT: Tensor) -> Tensor:
-        """The vectors from which the next tokens are read [B, T, D]; see `Transformer.hidden`."""
-        model = self.model
-        if not len(self._beginning) and not branches_BT.any():
-            return model.hidden(tokens_BT)  # plain rows: its own attention
+    def hidden(self, tokens: np.ndarray, places: np.ndarray, seen: np.ndarray | None, positions: np.ndarray) -> Tensor:
+        """The vectors from which the next tokens are read, at some positions [N, D].
+
+        Args:
+            tokens: of each row [B, T].
+            places: their positions in their texts [B, T].
+            seen: which positions each position sees [B, T, T]; None: all before it.
+            positions: indices into B x T, those that predict something.
+        """
+        model, device = self.model, self.model.embedding.weight.device
+        tokens_BT, places_BT = (torch.from_numpy(array).to(device) for array in (tokens, places))
         x_BTD = F.embedding(tokens_BT, model.embedding.weight)
         rope = None
         if model.positions is not None:
@@ -356,27 +386,41 @@ class _SharedAttention:
         x_BTD = x_BTD.to(model.compute_dtype or x_BTD.dtype)
         if model.positions is None:
             rope = model.rope_cos[places_BT].to(x_BTD.dtype), model.rope_sin[places_BT].to(x_BTD.dtype)
-        for block, layer in zip(model.blocks, self.layers, strict=True):
-            layer.attention.mix = layer
-            try:
-                x_BTD = block(x_BTD, rope, branches_BT, None)
-            finally:
-                layer.attention.mix = layer.usual
-        return model.norm(x_BTD)
+        plain = seen is None and not self._beginning
+        if seen is None and not plain:
+            seen = np.broadcast_to(np.tri(tokens.shape[1], dtype=bool), (*tokens.shape, tokens.shape[1]))
+        mask: Any = None if seen is None else torch.from_numpy(seen).to(device)
+        for block, layer in zip(self.blocks[:-1], self.layers[:-1], strict=True):
+            with _mixing(block.attention, None if plain else layer):
+                x_BTD = block(x_BTD, rope, mask, None)
+        last, at = self.blocks[-1], torch.from_numpy(positions).to(device)
+        with _mixing(last.attention, None if plain else self.layers[-1]):
+            x_BTD = x_BTD + last.attention(last.attention_norm(x_BTD), rope, mask, None)
+        x_ND = x_BTD.flatten(0, 1)[at]
+        return model.norm(x_ND + last.ffn(last.ffn_norm(x_ND)))
+
+
+@contextmanager
+def _mixing(attention: Attention, mix: Any) -> Iterator[None]:
+    """Let an attention mix values in another way for a while; None: as it does."""
+    usual = attention.mix
+    attention.mix = mix or usual
+    try:
+        yield
+    finally:
+        attention.mix = usual
 
 
 class _Layer:
-    """Attention of one layer: a position sees the shared beginning, the stem before it, and its own branch before it."""
+    """Attention of one layer: a position sees the shared beginning, and those of its row that the mask says."""
 
-    def __init__(self, attention: Attention) -> None:
-        self.attention = attention
-        self.usual = attention.mix
+    def __init__(self) -> None:
         self.seen: tuple[Tensor, Tensor] | None = None
         """Keys and values of the beginning [K, P, E]."""
         self.keep = False
         """Keep the keys and values of what comes now."""
 
-    def __call__(self, q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, branches_BT: Tensor) -> Tensor:
+    def __call__(self, q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, seen_BTT: Tensor) -> Tensor:
         """Mix the values [B, T, H, E]."""
         B, T, K, E = k_BTKE.shape
         G = q_BTHE.shape[2] // K
@@ -386,19 +430,16 @@ class _Layer:
         for begin in range(0, T, QUERY_BLOCK):
             end = min(begin + QUERY_BLOCK, T)
             y[:, :, begin:end] = self._block(
-                q_BKTGE[:, :, begin:end], k_BKTE[:, :, :end], v_BKTE[:, :, :end], branches_BT[:, :end]
+                q_BKTGE[:, :, begin:end], k_BKTE[:, :, :end], v_BKTE[:, :, :end], ~seen_BTT[:, begin:end, :end]
             )
         if self.keep:
             self.seen = k_BKTE[0].contiguous(), v_BKTE[0].contiguous()
         return y.permute(0, 2, 1, 3, 4).reshape(B, T, K * G, E)
 
-    def _block(self, q_BKTGE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, branches_BS: Tensor) -> Tensor:
+    def _block(self, q_BKTGE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, hidden_BTS: Tensor) -> Tensor:
         """Mix the values for the queries of the last T of S positions."""
         B, K, T, G, E = q_BKTGE.shape
         S = k_BKSE.shape[2]
-        position_S = torch.arange(S, device=q_BKTGE.device)
-        own = (branches_BS[:, None] == 0) | (branches_BS[:, None] == branches_BS[:, S - T :, None])
-        hidden_BTS = ~(own & (position_S <= position_S[S - T :, None]))
         q = q_BKTGE.reshape(B, K, T * G, E)
         scores = (q @ k_BKSE.mT).view(B, K, T, G, S)
         scores = scores.masked_fill_(hidden_BTS[:, None, :, None], float("-inf")).view(B, K, T * G, S)

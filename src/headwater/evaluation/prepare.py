@@ -77,7 +77,11 @@ def boolq(record: Record) -> Record:
     if "query" in record:  # Passage: ...\nQuestion: ...?, with the choices no and yes
         passage, _, question = record["query"].removeprefix("Passage: ").rpartition("\nQuestion: ")
         right = record["choices"][record["gold"]]
-        return {"passage": passage, "question": question.removesuffix("\nAnswer:").rstrip("?"), "gold": int(right == "yes")}
+        return {
+            "passage": passage,
+            "question": question.removesuffix("\nAnswer:").rstrip("?"),
+            "gold": int(right == "yes"),
+        }
     return {**record, "gold": int(record["answer"])}
 
 

@@ -6,12 +6,14 @@ import csv
 import gzip
 import importlib.util
 import io
+import itertools
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
@@ -69,8 +71,8 @@ def find(data: Data, subtask: str, folder: Path | None) -> Found:
     raise InputError(f"its items are not at hand (looked in {looked})", hint="; or ".join(ways))
 
 
-def read(found: Found) -> list[Record]:
-    """Read records.
+def read(found: Found, most: int | None = None) -> list[Record]:
+    """Read records, all or the first ones.
 
     Raises:
         InputError: the file is damaged, or of a kind that is not known.
@@ -82,16 +84,24 @@ def read(found: Found) -> list[Record]:
     if found.path.is_dir():
         return [record for file in sorted(found.path.glob("*.arrow")) for record in _arrow(file.read_bytes())]
     try:
-        content = found.path.read_bytes()
-        name = found.path.name
         if found.inside:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            with zipfile.ZipFile(found.path) as archive:
                 content, name = archive.read(found.inside), found.inside
+        else:
+            content, name = found.path.read_bytes(), found.path.name
         for ending, unpack in _COMPRESSED.items():
             if ending and name.endswith(ending):
                 content, name = unpack(content), name.removesuffix(ending)
-        return list(_records(content, name, found.place))
-    except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile, zstandard.ZstdError, pa.ArrowException) as error:
+        return list(itertools.islice(_records(content, name, found.place), most))
+    except (
+        OSError,
+        KeyError,
+        EOFError,
+        ValueError,
+        zipfile.BadZipFile,
+        zstandard.ZstdError,
+        pa.ArrowException,
+    ) as error:
         said = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise InputError(f"cannot be read ({said})", place=found.place, hint="get it again") from None
 
@@ -115,15 +125,17 @@ def _records(content: bytes, name: str, place: str) -> Iterator[Record]:
 
 
 def _json_lines(content: bytes, place: str) -> Iterator[Record]:
-    for number, line in enumerate(content.decode("utf-8").split("\n"), 1):
+    for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = orjson.loads(line)
         except ValueError as error:
             raise InputError(f"is not JSON ({error})", place=f"{place}:{number}", hint="mend or remove it") from None
         if not isinstance(value, dict):
-            raise InputError("is not an object", place=f"{place}:{number}", hint='each line is like {"question": "..."}')
+            raise InputError(
+                "is not an object", place=f"{place}:{number}", hint='each line is like {"question": "..."}'
+            )
         yield value
 
 
@@ -165,15 +177,14 @@ def _unpacked(data: bytes) -> bytes:
         return reader.read()
 
 
-def read_all(data: Data, subtasks: Sequence[str], folder: Path | None) -> Iterator[tuple[str, str, list[Record]]]:
-    """The records of each subtask: its name, where they are, and they.
+def records_of(data: Data, subtask: str, folder: Path | None, most: int | None = None) -> tuple[str, list[Record]]:
+    """Where the records of a task or subtask are, and they, all or the first ones.
 
     Raises:
-        InputError: some are nowhere, damaged, or none.
+        InputError: they are nowhere, damaged, or none.
     """
-    for subtask in subtasks:
-        found = find(data, subtask, folder)
-        records = read(found)
-        if not records:
-            raise InputError("holds no items", place=found.place, hint="get it again")
-        yield subtask, found.place, records
+    found = find(data, subtask, folder)
+    records = read(found, most)
+    if not records:
+        raise InputError("holds no items", place=found.place, hint="get it again")
+    return found.place, records

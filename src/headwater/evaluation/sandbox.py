@@ -8,6 +8,7 @@ killed. It is a fence for careless programs, not a prison for hostile ones: it c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -95,10 +96,8 @@ def _finish(process: subprocess.Popen[bytes], program: str, seconds: float) -> b
         late = False
     except subprocess.TimeoutExpired:
         late = True
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all have ended
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass  # all have ended
     process.wait()
     return late
 

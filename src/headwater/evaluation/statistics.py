@@ -82,7 +82,7 @@ def exponential(estimate: Estimate) -> Estimate:
     >>> exponential(Estimate(0.0, 0.1, 5))
     Estimate(value=1.0, standard_error=0.1, items=5)
     """
-    value = math.exp(estimate.value)
+    value = math.exp(estimate.value) if estimate.value < 700 else math.inf
     error = None if estimate.standard_error is None else value * estimate.standard_error
     return Estimate(value, error, estimate.items)
 

@@ -21,7 +21,7 @@ def compose(evidence: Evidence, settings: Report) -> Page:
         Section("shape", "The model", list(model.shape(evidence))),
         Section("origin", "Where the weights come from", list(origin.origin(evidence))),
         Section("first-step", "First-step check", list(model.first_step(evidence))),
-        Section("scores", "Scores", list(model.scores(evidence))),
+        Section("scores", "Scores", [*model.scores(evidence), *model.tasks(evidence)]),
         Section("time", "Time", list(cost.times(evidence))),
         Section("cost", "Cost and energy", list(cost.estimate(evidence))),
         Section("warnings", "Warnings", list(record.warnings(evidence))),
