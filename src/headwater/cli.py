@@ -435,11 +435,16 @@ def compare(
     ] = (),
     /,
     *,
-    prompt: Annotated[tuple[str, ...], Parameter(help="Text to continue; may be given several times.")] = (),
+    prompt: Annotated[
+        tuple[str, ...], Parameter(help="Text to continue; may be given several times.", negative="")
+    ] = (),
     prompts: Annotated[
         str | None, Parameter(help="File of prompts: YAML with references and tests, or a text line each.")
     ] = None,
-    tasks: Annotated[tuple[str, ...], Parameter(help="Tasks to score all models on; see list tasks.")] = (),
+    tasks: Annotated[
+        tuple[str, ...],
+        Parameter(help="Tasks to score all models on; see list tasks.", consume_multiple=True, negative=""),
+    ] = (),
     data: Annotated[Path | None, Parameter(help="Folder of the tasks' data; default: what fetch evals got.")] = None,
     items: Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")] = None,
     training: Annotated[
@@ -502,6 +507,48 @@ def compare(
         return
     print_comparison(found)
     print(f"\n{output / 'comparison.html'}")
+
+
+@app.command
+def watch(
+    run: Annotated[str, Parameter(help="Name of a recipe that runs or has run, or folder of a run.")],
+    tasks: Annotated[tuple[str, ...], Parameter(help="Tasks to score each checkpoint on; see list tasks.")] = (),
+    /,
+    *,
+    data: Annotated[Path | None, Parameter(help="Folder with tasks' items.")] = None,
+    items: Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")] = None,
+    max_bytes: Annotated[str, Parameter(help="How much held-out text of each source is scored.")] = "200 kB",
+    every: Annotated[float, Parameter(help="Seconds between two looks for a new checkpoint.")] = 10.0,
+    once: Annotated[bool, Parameter(negative="", help="Score what is there, and do not wait for more.")] = False,
+    threads: Annotated[int | None, Parameter(help="Processor threads, so that the training keeps the others.")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score the checkpoints of a run as they appear, while it trains: every score against the tokens seen."""
+    from headwater.core.stage import door
+    from headwater.core.units import parse_bytes
+    from headwater.report.page import html
+    from headwater.report.trajectory import scores_of, trajectory_page
+
+    try:
+        size = parse_bytes(max_bytes)
+    except ValueError as error:
+        raise InputError(str(error), place="--max-bytes") from None
+    machine = hardware.Machine(device=device, **({"threads": threads} if threads else {}))
+    watching = door("headwater.evaluation.watch:watch")(
+        run, tasks, machine, data=data, items=items, max_bytes=size, every=every, once=once
+    )
+    page = watching.folder / "trajectory.html"
+    for row in watching.rows():
+        page.write_text(html(trajectory_page(watching.run.name, watching.found)), encoding="utf-8")
+        if as_json:
+            print(json.dumps(row), flush=True)
+            continue
+        scores = "; ".join(f"{name} {value:.3f}" for name, (value, _) in scores_of(row).items())
+        print(f"step {row['step']:,}, {row['tokens']:,} tokens: {scores}", flush=True)
+    if not watching.found:
+        raise InputError("has no checkpoint", place=run, hint="wait for one, or set train.checkpoint_every")
+    log.logger.info("%s checkpoints scored; %s", len(watching.found), page)
 
 
 @app.command
