@@ -57,6 +57,7 @@ FLOW = (
         "evaluate",
         "headwater.evaluation.evaluate:evaluate",
         {"tokens": ("encode",), "tokenizer": ("tokenizer",), "start": ("initialize",), "checkpoint": ("train",)},
+        version=2,
     ),
     Stage(
         "memorization",

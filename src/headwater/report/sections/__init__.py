@@ -21,7 +21,7 @@ def compose(evidence: Evidence, settings: Report) -> Page:
         Section("shape", "The model", list(model.shape(evidence))),
         Section("origin", "Where the weights come from", list(origin.origin(evidence))),
         Section("first-step", "First-step check", list(model.first_step(evidence))),
-        Section("scores", "Scores", list(model.scores(evidence))),
+        Section("scores", "Scores", [*model.scores(evidence), *model.tasks(evidence)]),
         Section("forecast", "Forecast and measured", list(forecast.forecast(evidence))),
         Section("repeats", "What it repeats", list(repeats.repeats(evidence))),
         Section("time", "Time", list(cost.times(evidence))),
