@@ -16,6 +16,8 @@ from headwater.core.errors import MismatchError, StoreError, TrainingError
 from headwater.core.log import read_metrics
 from headwater.core.store import hash_file
 from headwater.model import checkpoint
+from headwater.model.initialize import random_model
+from headwater.model.shape import ModelConfig
 from headwater.training import train as training
 from headwater.training.train import Run, train
 from headwater.training.validation import Validation
@@ -114,6 +116,25 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(world, settings, out, tm
     lines = [read_metrics(workspace.folder / "metrics.jsonl") for workspace in (again, out)]
     assert [line["step"] for line in lines[0] if "loss" in line] == list(range(1, 21))
     assert [line.get("loss") for line in lines[0]] == [line.get("loss") for line in lines[1]]
+
+
+def test_a_model_with_tricks_trains_and_resumes_to_the_last_bit(world, settings, out, tmp_path, monkeypatch):
+    tricks = {"norm_weights": False, "embedding_norm": True, "residual_scales": [1.15, 1.05], "qk_gain": 1.2}
+    shape = {"vocab_size": 64, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "context_length": 64}
+    config = ModelConfig.model_validate({**shape, "qk_norm": True, "tie_embeddings": False, "tricks": tricks})
+    notes = {"expected_initial_loss": config.expected_initial_loss()}
+    checkpoint.save(world["checkpoint"] / "checkpoint", random_model(config, 0), 0, notes)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7, signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(), world, out)
+    train(settings(), world, out)
+    straight = type(out)(tmp_path / "straight", out.machine)
+    straight.folder.mkdir()
+    train(settings(), world, straight)
+    assert hashes(straight.folder) == hashes(out.folder)
+    model, _ = checkpoint.load_model(out.folder / "checkpoint")
+    assert (model.residual_scales - torch.linspace(1.15, 1.05, 2)).abs().min() > 1e-6
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -223,16 +223,15 @@ def weight_decay_for(timescale: float, batch_tokens: float, rate: float, tokens:
     return batch_tokens / (rate * timescale * tokens)
 
 
-WARMUP_TOKENS = 375e6
-"""Source: GPT-3 (arXiv:2005.14165, appendix B): over the first 375M tokens."""
-WARMUP_SHARE = 0.01
-"""Share of the steps of a warm-up. Source: DeepSeek LLM's 2,000 steps of 212,000 (7B) and Llama 2's 2,000 of 500,000 are
-0.4 to 1 %; Gupta et al. 2023 (arXiv:2308.04014) find its length uncritical from 0.5 to 2 %."""
+WARMUP_SHARE, MOST_WARMUP_STEPS = 0.01, 2000
+"""Warm-up: share of all steps, and the most of them. Source: 2,000 steps in Llama 2 (arXiv:2307.09288, section 2.2) and
+DeepSeek LLM (arXiv:2401.02954, section 2.3), 0.4 to 1 % of theirs; Gupta et al. 2023 (arXiv:2308.04014) find the length
+uncritical from 0.5 to 2 %."""
 
 
 def warmup_steps(tokens: float, batch_tokens: float) -> int:
-    """Steps of warm-up: GPT-3's tokens, but no more than WARMUP_SHARE of a short run asks for, and 10 at least."""
-    return max(round(min(WARMUP_TOKENS, WARMUP_SHARE * tokens) / batch_tokens), 10)
+    """Steps of warm-up: WARMUP_SHARE of the run, at least 10 and at most MOST_WARMUP_STEPS."""
+    return min(max(round(WARMUP_SHARE * tokens / batch_tokens), 10), MOST_WARMUP_STEPS)
 
 
 def hyperparameters(parameters: float, tokens: float, flops: float) -> tuple[Advice, ...]:
@@ -250,7 +249,7 @@ def hyperparameters(parameters: float, tokens: float, flops: float) -> tuple[Adv
         Advice("batch_tokens", power_lines_batch(tokens), "Power Lines: D^0.383 from 2^19 at 5B", "arXiv:2505.13738"),
         Advice("learning_rate (AdamW)", step_law_rate(parameters, tokens), "Step Law: 1.79 N^-0.713 D^0.307", "arXiv:2503.04715"),
         Advice("learning_rate (AdamW)", deepseek_rate(flops), "DeepSeek LLM: 0.3118 C^-0.1250", "arXiv:2401.02954"),
-        Advice("warmup_steps", warmup_steps(tokens, batch), "1 % of the run, at most 375M tokens", "arXiv:2005.14165"),
+        Advice("warmup_steps", warmup_steps(tokens, batch), "1 % of the steps, at most 2,000", "arXiv:2307.09288"),
     )  # fmt: skip
 
 

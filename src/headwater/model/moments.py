@@ -37,10 +37,14 @@ def carried(settings: Trained, layers: Sequence[Layer] | None, model: Transforme
     if not isinstance(settings, CheckpointWeights) or settings.optimizer_state == "fresh":
         return {}
     found: dict[str, Tensor] = {}
-    if checkpoint.read_info(settings.path, verify=False).resumable:
+    info = checkpoint.read_info(settings.path, verify=False)
+    folded = info.config.tricks != model.config.tricks
+    if info.resumable and not folded:
         found = {key: t for key, t in checkpoint.load_training(settings.path)[0].items() if key.startswith(PREFIX)}
     if not found:
         problem = "has no optimizer state: it holds the weights alone"
+        if folded:
+            problem = "has the optimizer state of weights that are other ones now: its tricks were folded"
         if settings.optimizer_state == "keep":
             hint = "set optimizer_state to fresh, or use a checkpoint that training has written"
             raise MismatchError(problem, place=str(settings.path), hint=hint)

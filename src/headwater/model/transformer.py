@@ -13,7 +13,7 @@ is cast where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -41,6 +41,7 @@ class KVCache:
     Attributes:
         length: positions seen so far.
         capacity: the most positions that fit.
+        kv: keys and values [layers, 2, B, K, capacity, E].
         first_B: where the text of each row begins, when rows of different lengths were filled up in front; else None.
     """
 
@@ -57,15 +58,15 @@ class KVCache:
         self.first_B: Tensor | None = None
         self.capacity = capacity or config.context_length
         shape = (config.num_layers, 2, rows, config.num_kv_heads, self.capacity, config.head_size)
-        self._kv = torch.zeros(shape, device=device, dtype=dtype)
+        self.kv = torch.zeros(shape, device=device, dtype=dtype)
 
     def extend(self, layer: int, k_BTKE: Tensor, v_BTKE: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values of new positions of one layer; return those of all positions seen [B, K, S, E]."""
         end = self.length + k_BTKE.shape[1]
         assert end <= self.capacity, f"{end} positions in a cache for {self.capacity}"
-        self._kv[layer, 0, :, :, self.length : end] = k_BTKE.transpose(1, 2)
-        self._kv[layer, 1, :, :, self.length : end] = v_BTKE.transpose(1, 2)
-        return self._kv[layer, 0, :, :, :end], self._kv[layer, 1, :, :, :end]
+        self.kv[layer, 0, :, :, self.length : end] = k_BTKE.transpose(1, 2)
+        self.kv[layer, 1, :, :, self.length : end] = v_BTKE.transpose(1, 2)
+        return self.kv[layer, 0, :, :, :end], self.kv[layer, 1, :, :, :end]
 
 
 class Linear(nn.Module):
@@ -82,35 +83,38 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Scale vectors to root mean square 1, times a learnt weight. Source: Zhang and Sennrich 2019, arXiv:1910.07467."""
+    """Scale vectors to root mean square 1, times what is learnt. Source: Zhang and Sennrich 2019, arXiv:1910.07467."""
 
-    def __init__(self, size: int, epsilon: float) -> None:
+    def __init__(self, size: int, epsilon: float, learnt: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.weight = nn.Parameter(torch.ones(size)) if learnt else None
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale the vectors in the last dimension."""
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.epsilon)
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, (x.shape[-1],), weight, self.epsilon)
 
 
 class LayerNorm(nn.Module):
     """Shift and scale vectors to mean 0 and variance 1, then by what is learnt. Source: Ba et al. 2016, arXiv:1607.06450."""
 
-    def __init__(self, size: int, epsilon: float) -> None:
+    def __init__(self, size: int, epsilon: float, learnt: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.bias = nn.Parameter(torch.zeros(size))
+        self.weight = nn.Parameter(torch.ones(size)) if learnt else None
+        self.bias = nn.Parameter(torch.zeros(size)) if learnt else None
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the vectors in the last dimension."""
-        return F.layer_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.bias.to(x.dtype), self.epsilon)
+        weight, bias = (None if each is None else each.to(x.dtype) for each in (self.weight, self.bias))
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, self.epsilon)
 
 
 def norm(config: ModelConfig) -> RMSNorm | LayerNorm:
     """The kind of norm that stands before each part of the model."""
-    return (LayerNorm if config.norm == "layer" else RMSNorm)(config.hidden_size, config.norm_epsilon)
+    kind = LayerNorm if config.norm == "layer" else RMSNorm
+    return kind(config.hidden_size, config.norm_epsilon, config.tricks.norm_weights)
 
 
 class Attention(nn.Module):
@@ -125,8 +129,10 @@ class Attention(nn.Module):
         joint = (config.num_heads + 2 * config.num_kv_heads) * config.head_size
         self.qkv = Linear(config.hidden_size, joint, config.bias)
         self.out = Linear(config.num_heads * config.head_size, config.hidden_size, config.bias)
-        self.q_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else None
+        norms = (config.head_size, config.norm_epsilon, config.tricks.norm_weights)
+        self.q_norm = RMSNorm(*norms) if config.qk_norm else None
+        self.k_norm = RMSNorm(*norms) if config.qk_norm else None
+        self.query_scale = config.query_scale
         self.mix: AttentionKernel = BlockAttention()
 
     def forward(
@@ -142,6 +148,8 @@ class Attention(nn.Module):
         q_BTHE, k_BTKE, v_BTKE = (part.view(B, T, -1, self.head_size) for part in self.qkv(x_BTD).split(sizes, dim=-1))
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHE, k_BTKE = self.q_norm(q_BTHE), self.k_norm(k_BTKE)
+        if self.query_scale != 1:
+            q_BTHE = q_BTHE * self.query_scale
         if rope is not None:
             q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
         seen = None if cache is None else cache.extend(self.layer, k_BTKE, v_BTKE)
@@ -191,10 +199,13 @@ class Block(nn.Module):
         rope: tuple[Tensor, Tensor] | None,
         start_BT: Tensor | BlockMask | None = None,
         cache: KVCache | None = None,
+        share: Tensor | None = None,
     ) -> Tensor:
-        """The residual stream after this layer [B, T, D]."""
-        x_BTD = x_BTD + drop(self.attention(self.attention_norm(x_BTD), rope, start_BT, cache), self.dropout)
-        return x_BTD + drop(self.ffn(self.ffn_norm(x_BTD)), self.dropout)
+        """The residual stream after this layer [B, T, D]; `share` multiplies what the layer adds to it."""
+        added_BTD = drop(self.attention(self.attention_norm(x_BTD), rope, start_BT, cache), self.dropout)
+        x_BTD = x_BTD + (added_BTD if share is None else added_BTD * share)
+        added_BTD = drop(self.ffn(self.ffn_norm(x_BTD)), self.dropout)
+        return x_BTD + (added_BTD if share is None else added_BTD * share)
 
 
 def drop(x: Tensor, share: float) -> Tensor:
@@ -232,6 +243,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = norm(config)
         self.head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size)
+        scales = config.tricks.residual_scales
+        self.residual_scales = nn.Parameter(torch.linspace(*scales, config.num_layers)) if scales else None
         self.set_attention(BlockAttention())
         self.reset_buffers()
 
@@ -272,7 +285,7 @@ class Transformer(nn.Module):
         """
         start = 0 if cache is None else cache.length
         end = start + tokens_BT.shape[1]
-        x_BTD = F.embedding(tokens_BT, self.embedding.weight)
+        x_BTD = self._embed(tokens_BT)
         start_BT = None if documents_BT is None else document_starts(documents_BT)
         if cache is not None and start_BT is not None:
             assert not start, "documents are told apart when the cache is empty"
@@ -286,14 +299,30 @@ class Transformer(nn.Module):
         if self.positions is None:
             rope = self.rope_cos[places].to(x_BTD.dtype), self.rope_sin[places].to(x_BTD.dtype)
         mask = flex_mask(start_BT) if start_BT is not None and self.mix is flex_attention else start_BT
-        for block in self.blocks:
+        for block, share in zip(self.blocks, self._shares(x_BTD), strict=True):
             if self.recompute and torch.is_grad_enabled():
-                x_BTD = checkpoint(block, x_BTD, rope, mask, cache, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, rope, mask, cache, share, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, rope, mask, cache)
+                x_BTD = block(x_BTD, rope, mask, cache, share)
         if cache is not None:
             cache.length = end
-        return self.norm(x_BTD)
+        x_BTD = self.norm(x_BTD)
+        return x_BTD if self.config.logit_scale == 1 else x_BTD * self.config.logit_scale
+
+    def _embed(self, tokens_BT: Tensor) -> Tensor:
+        """The tokens' vectors [B, T, D] as they enter the first layer, but for learned positions."""
+        x_BTD = F.embedding(tokens_BT, self.embedding.weight)
+        if self.config.tricks.embedding_norm:
+            x_BTD = F.rms_norm(x_BTD, (x_BTD.shape[-1],), None, self.config.norm_epsilon)
+        factor = self.config.tricks.embedding_multiplier
+        return x_BTD if factor == 1 else x_BTD * factor
+
+    def _shares(self, like: Tensor) -> Sequence[Tensor | None]:
+        """What multiplies that which each layer adds to the residual stream, see `Tricks.residual_scales`."""
+        factor = self.config.tricks.residual_multiplier
+        if self.residual_scales is not None:
+            return (factor / self.residual_scales.cumprod(0)).to(like.dtype).unbind()
+        return [None if factor == 1 else like.new_tensor(factor)] * len(self.blocks)
 
     def _places(self, start: int, end: int, start_BT: Tensor | None, first_B: Tensor | None) -> slice | Tensor:
         """Places in the tables of positions, as a slice or for each token [B, T].
