@@ -81,7 +81,7 @@ def outside_fences(text: str) -> Iterator[str]:
 def test_summary_holds_the_promised_numbers(summary: dict, made_run: Run) -> None:
     assert list(summary) == [
         *("initial_loss", "expected_initial_loss", "final_validation_bits_per_byte", "documents_in", "documents_out"),
-        *("dropped", "tokens", "steps", "tokens_per_second", "mfu", "seconds", "parameters"),
+        *("dropped", "tokens", "steps", "tokens_per_second", "mfu", "seconds", "parameters", "forecast"),
     ]
     assert summary["documents_in"] - sum(summary["dropped"].values()) == summary["documents_out"] > 0
     assert set(summary["dropped"]) == {"malformed_json", "gopher_quality.min_words", "near_duplicate"}
@@ -299,6 +299,15 @@ def test_many_reasons_still_fit_in_the_funnel() -> None:
 def test_how_much_hangs_on_each_threshold_is_told(twin: str) -> None:
     assert "| length.min_words | 20 | 800 | 20 | 13 | 8 |" in twin
     assert "| length | ip address | 7 |" in twin
+
+
+def test_what_a_quality_model_can_do_is_told(twin: str) -> None:
+    assert "Scores of 3 good samples and 1 bad one that the model had not seen: area under the curve 1.000" in twin
+    assert "| 0.50 | 100.0 % | 66.7 % | 50.0 % |" in twin
+
+
+def test_records_that_are_no_documents_are_told(twin: str) -> None:
+    assert "| prose | status 404 | 1 |" in twin
 
 
 def test_kept_documents_are_a_fair_sample_of_each_source(made_run: Run, twin: str) -> None:
