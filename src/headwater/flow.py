@@ -280,6 +280,8 @@ def _run(recipe: Recipe, until: str | None, anew: bool) -> Results:
     share_processor()
     logger.info("%s", planned.summary())
     ran = []
+    if planned.waiting and (bucket := bucket_of(recipe.machine)):
+        bucket.check()
     _settle(recipe, planned.steps)
     for step in planned.steps:
         if not step.finished:
