@@ -79,7 +79,7 @@ def outside_fences(text: str) -> Iterator[str]:
 def test_summary_holds_the_promised_numbers(summary: dict, made_run: Run) -> None:
     assert list(summary) == [
         *("initial_loss", "expected_initial_loss", "final_validation_bits_per_byte", "documents_in", "documents_out"),
-        *("dropped", "tokens", "steps", "tokens_per_second", "mfu", "seconds", "parameters"),
+        *("dropped", "tokens", "steps", "tokens_per_second", "mfu", "seconds", "parameters", "forecast"),
     ]
     assert summary["documents_in"] - sum(summary["dropped"].values()) == summary["documents_out"] > 0
     assert set(summary["dropped"]) == {"malformed_json", "gopher_quality.min_words", "near_duplicate"}
