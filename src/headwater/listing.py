@@ -23,6 +23,7 @@ from headwater.core.units import format_bytes, format_count
 from headwater.documents.clean import Clean
 from headwater.documents.cleaning import presets
 from headwater.documents.read import Read
+from headwater.evaluation import tasks
 from headwater.flow import FLOW, REPORT
 from headwater.model.memory import (
     ServingPrecision,
@@ -45,7 +46,7 @@ def table_of(what: str) -> tuple[tuple[str, ...], Rows]:
         InputError: there is no such list.
     """
     tables = {"recipes": _recipes, "stages": _stages, "sources": _sources, "steps": _steps, "presets": _presets}
-    tables |= {"models": _models, "runs": _runs}
+    tables |= {"models": _models, "tasks": _tasks, "runs": _runs}
     if what not in tables:
         raise InputError(f"no such list '{what}'{nearest(what, tables)}", hint=f"one of: {', '.join(tables)}")
     return tables[what]()
@@ -75,6 +76,17 @@ def _presets() -> tuple[tuple[str, ...], Rows]:
         preset = presets.read(name)
         rows.append((name, preset["about"], ", ".join(step["use"] for step in preset["steps"])))
     return ("preset", "about", "steps"), rows
+
+
+def _tasks() -> tuple[tuple[str, ...], Rows]:
+    """Every shipped task and group: kind, examples, from which size of models on, and what it is about."""
+    rows: Rows = []
+    for name, task in tasks.shipped().items():
+        if isinstance(task, tasks.Group):
+            rows.append((name, "group", "", "", f"{task.about} ({len(task.members)} tasks)"))
+        else:
+            rows.append((name, task.kind.replace("_", " "), str(task.shots), format_count(task.needs), task.about))
+    return ("task", "kind", ">examples", ">parameters", "about"), rows
 
 
 MODELS_NOTE = """\

@@ -6,8 +6,9 @@ import importlib.resources
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from headwater.core import config
 from headwater.core.config import Config, KeyPath, nearest
@@ -19,16 +20,18 @@ from headwater.documents.decontaminate import Decontaminate
 from headwater.documents.dedup import Dedup
 from headwater.documents.read import Read
 from headwater.documents.split import Split
-from headwater.evaluation.config import Evaluate
+from headwater.evaluation.config import Evaluate, Memorization
 from headwater.model.config import Export, GgufWeights, HuggingFaceWeights, RandomWeights
 from headwater.model.start import GrownWeights, Initialize, ShrunkWeights
 from headwater.report import Report
 from headwater.tokens.encode import Encode
 from headwater.tokens.extend import Extend
+from headwater.tokens.index import Index
 from headwater.tokens.mixture import Mixture
 from headwater.tokens.tokenizer import Tokenizer, TrainBpe
 from headwater.tokens.trim import Trim
 from headwater.training.config import Train
+from headwater.training.regimes import fill_initialize, tell
 
 
 class Recipe(Config):
@@ -52,18 +55,27 @@ class Recipe(Config):
     """The tokenizer: trained here, or an existing one."""
     encode: Encode | None = None
     """Documents to token shards."""
+    index: Index | None = None
+    """The training documents' words, sorted, to find where a text comes from."""
     initialize: Initialize | None = None
     """The model and how its weights begin."""
     train: Train | None = None
     """How the weights are trained."""
     evaluate: Evaluate | None = None
     """Scores on held-out documents, and generations before and after training."""
+    memorization: Memorization | None = None
+    """What the model gives back of its training documents, letter for letter."""
     export: Export | None = None
     """The Hugging Face folder of the trained model."""
     report: Report | None = Report()
     """The report of the whole run."""
     machine: Machine = Machine()
     """Where and how the recipe runs; never part of a result's identity."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        return fill_initialize(values)
 
 
 def load(recipe: str | Path, *overrides: str) -> Recipe:
@@ -83,10 +95,14 @@ def model_of(recipe: Recipe) -> Iterator[str]:
 
     Nothing where weights come from elsewhere, or where the vocabulary is that of a tokenizer not yet looked at.
     """
+    config = None
     if isinstance(recipe.initialize, RandomWeights) and isinstance(recipe.tokenizer, TrainBpe):
         config, derived = recipe.initialize.derive(recipe.tokenizer.vocab_size)
         yield f"model: {config.describe()}"
         yield from (f"  {number}" for number in derived)
+    if recipe.train and (settled := list(tell(recipe.train, config))):
+        yield f"training: regime {recipe.train.regime}" if recipe.train.regime else "training"
+        yield from (f"  {one}" for one in settled)
 
 
 def shipped() -> dict[str, Path]:

@@ -76,10 +76,11 @@ def test_batches_hold_all_windows_and_not_too_many_tokens():
 
 
 def test_bits_per_byte_are_a_ratio_of_sums():
-    score = bits_per_byte(math.log(2) * np.array([100.0, 20.0]), np.array([50, 30]), tokens=30)
+    score = bits_per_byte(math.log(2) * np.array([100.0, 20.0]), np.array([50, 30]), np.array([20, 10]))
     assert score.value == pytest.approx(120 / 80)
     assert (score.documents, score.bytes, score.tokens) == (2, 80, 30)
     assert score.nats_per_token == pytest.approx(120 * math.log(2) / 30)
+    assert score.perplexity == pytest.approx(2**4)
 
 
 def test_the_standard_error_is_how_much_another_sample_differs():
@@ -89,25 +90,30 @@ def test_the_standard_error_is_how_much_another_sample_differs():
         sizes = rng.lognormal(6, 1, 400)
         return sizes * rng.normal(1.5, 0.3, 400) * math.log(2), sizes
 
-    scores = [bits_per_byte(*sample(), tokens=1) for _ in range(600)]
+    scores = [bits_per_byte(losses, sizes, sizes) for losses, sizes in (sample() for _ in range(600))]
     spread = float(np.std([score.value for score in scores]))
     claimed = float(np.mean([score.standard_error for score in scores]))
     assert claimed == pytest.approx(spread, rel=0.1)
 
 
 def test_one_document_has_no_standard_error():
-    assert bits_per_byte(np.array([5.0]), np.array([10]), tokens=3).standard_error is None
+    assert bits_per_byte(np.array([5.0]), np.array([10]), np.array([3])).standard_error is None
 
 
 def test_the_total_weights_by_bytes_and_adds_errors_in_squares():
-    first = bits_per_byte(math.log(2) * np.array([100.0, 140.0, 90.0]), np.array([100, 100, 100]), tokens=90)
-    second = bits_per_byte(math.log(2) * np.array([20.0, 30.0]), np.array([50, 50]), tokens=10)
+    first = bits_per_byte(math.log(2) * np.array([100.0, 140.0, 90.0]), np.array([100, 100, 100]), np.full(3, 30))
+    second = bits_per_byte(math.log(2) * np.array([20.0, 30.0]), np.array([50, 50]), np.full(2, 5))
     both = total({"prose": first, "code": second})
     assert both.value == pytest.approx((330 + 50) / 400)
     assert both.standard_error == pytest.approx(math.hypot(0.75 * first.standard_error, 0.25 * second.standard_error))
     assert (both.documents, both.bytes, both.tokens) == (5, 400, 100)
     assert both.nats_per_token == pytest.approx(math.log(2) * 380 / 100)
-    alone = bits_per_byte(np.array([5.0]), np.array([10]), tokens=3)
+    assert both.perplexity == pytest.approx(2**3.8)
+    relative = math.hypot(
+        0.9 * first.perplexity_error / first.perplexity, 0.1 * second.perplexity_error / second.perplexity
+    )
+    assert both.perplexity_error == pytest.approx(2**3.8 * relative)
+    alone = bits_per_byte(np.array([5.0]), np.array([10]), np.array([3]))
     assert total({"prose": first, "code": alone}).standard_error is None
 
 

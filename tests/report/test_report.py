@@ -299,6 +299,15 @@ def test_how_much_hangs_on_each_threshold_is_told(twin: str) -> None:
     assert "| length | ip address | 7 |" in twin
 
 
+def test_what_a_quality_model_can_do_is_told(twin: str) -> None:
+    assert "Scores of 3 good samples and 1 bad one that the model had not seen: area under the curve 1.000" in twin
+    assert "| 0.50 | 100.0 % | 66.7 % | 50.0 % |" in twin
+
+
+def test_records_that_are_no_documents_are_told(twin: str) -> None:
+    assert "| prose | status 404 | 1 |" in twin
+
+
 def test_kept_documents_are_a_fair_sample_of_each_source(made_run: Run, twin: str) -> None:
     evidence = Evidence({name: step.folder for name, step in made_run.steps.items()}, made_run.machine)
     sample = evidence.sample_of_kept(3)

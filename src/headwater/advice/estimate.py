@@ -19,6 +19,7 @@ from headwater.core.stage import Step
 from headwater.core.store import read_json
 from headwater.model.config import RandomWeights
 from headwater.model.dial import Derivation
+from headwater.model.planned import planned
 from headwater.model.shape import ModelConfig
 
 
@@ -55,9 +56,11 @@ TYPICAL = {
     "split": Rate(1, 0.015, 1.0, 0, 0.3),
     "tokenizer": Rate(4, 0.005, 1.0, 2_000_000, 0),
     "encode": Rate(2, 0.03, 1.0, 0, 0.75),
+    "index": Rate(1, 0.2, 1.0, 0, 1.75),
     "initialize": Rate(3, 0, 1.0, 0, 0),
     "train": Rate(40, 0, 1.0, 0, 0),
     "evaluate": Rate(30, 0, 1.0, 1_000_000, 0),
+    "memorization": Rate(10, 0, 1.0, 1_000_000, 0),
     "export": Rate(10, 0, 1.0, 0, 0),
     "report": Rate(4, 0, 1.0, 5_000_000, 0),
 }
@@ -122,29 +125,34 @@ def _of_model(step: Step, model: ModelConfig | None, store: Path, machine: Machi
 
 
 def planned_model(steps: Sequence[Step]) -> ModelConfig | None:
-    """The model that a recipe will make; None when its weights come from elsewhere."""
+    """The model that a recipe will make or go on with; None when it has none, or none fits."""
     return derived_model(steps)[0]
 
 
 def derived_model(steps: Sequence[Step]) -> tuple[ModelConfig | None, tuple[Derivation, ...]]:
-    """The model that a recipe will make, and what followed from its dial.
+    """The model that a recipe will make or go on with, and what followed from its dial, if it has one.
 
-    None while its weights come from elsewhere and have not been looked at yet.
+    Until the tokenizer is known, its vocabulary is TYPICAL_VOCABULARY; a new model that does not fit that is not planned.
 
-    Until the tokenizer is known, its vocabulary is TYPICAL_VOCABULARY; what does not fit that is not planned.
+    Raises:
+        InputError: a model that it begins with cannot be read.
+        MismatchError: it is none that is computed here, or what is asked for does not go with it.
     """
     named = {step.name: step for step in steps}
-    start: Any = named["initialize"].settings if "initialize" in named else None
-    if start is not None and named["initialize"].finished and not isinstance(start, RandomWeights):
-        shape = named["initialize"].manifest()["counts"].get("model")
-        return (ModelConfig.model_validate(shape) if shape else None), ()
-    if not isinstance(start, RandomWeights):
+    if "initialize" not in named:
         return None, ()
+    start: Any = named["initialize"].settings
+    if named["initialize"].finished and not isinstance(start, RandomWeights):
+        shape = named["initialize"].manifest()["counts"].get("model")
+        if shape:
+            return ModelConfig.model_validate(shape), ()
     tokenizer = named["tokenizer"]
     if tokenizer.finished:
         tokens = tokenizer.manifest()["counts"].get("vocab_size", TYPICAL_VOCABULARY)
     else:
         tokens = getattr(tokenizer.settings, "vocab_size", TYPICAL_VOCABULARY)
+    if not isinstance(start, RandomWeights):
+        return planned(start, tokens), ()
     try:
         return start.derive(tokens)
     except MismatchError:

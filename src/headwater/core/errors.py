@@ -8,6 +8,7 @@ HeadwaterError
 ├── MismatchError        two parts do not fit together (tokenizer and vocabulary, shards and tokenizer)
 ├── StoreError           the store is locked, damaged or full
 ├── TrainingError        training cannot go on
+├── EvaluationError      some tasks could not be scored; lists every one
 └── MissingExtraError    an optional dependency is not installed
 
 Each prints as one line, `place: what is wrong; hint: what to do`, and makes the command exit with code 2.
@@ -42,8 +43,8 @@ class HeadwaterError(Exception):
         return (f"{self.place}: {self.problem}" if self.place else self.problem,)
 
 
-class RecipeError(HeadwaterError):
-    """A recipe cannot be understood; `problems` holds one line for each thing that is wrong."""
+class _SeveralError(HeadwaterError):
+    """An error with one line for each thing that is wrong, in `problems`."""
 
     def __init__(self, problem: str, *, place: str = "", hint: str = "", problems: Sequence[str] = ()) -> None:
         super().__init__(problem, place=place, hint=hint)
@@ -56,6 +57,14 @@ class RecipeError(HeadwaterError):
 
     def __str__(self) -> str:
         return "\n".join(self.problems) if self.problems else super().__str__()
+
+
+class RecipeError(_SeveralError):
+    """A recipe cannot be understood; `problems` holds one line for each thing that is wrong."""
+
+
+class EvaluationError(_SeveralError):
+    """Some tasks could not be scored; `problems` holds one line for each. The results of the others are kept."""
 
 
 class InputError(HeadwaterError):

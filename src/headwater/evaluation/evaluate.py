@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-import zstandard
 
 from headwater.core.config import nearest
 from headwater.core.errors import MismatchError
 from headwater.core.hardware import Machine, tensor_device
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.store import write_json
+from headwater.evaluation.benchmark import finished, run_tasks
 from headwater.evaluation.config import Evaluate
-from headwater.evaluation.opening import check_finite
-from headwater.evaluation.score import Score, bits_per_byte, document_losses, total
+from headwater.evaluation.opening import Opened, check_finite
+from headwater.evaluation.score import Score
+from headwater.evaluation.tasks import choose
+from headwater.evaluation.texts import COMPRESSORS, Sample, compressed, held_out_samples, score_samples
 from headwater.evaluation.write import write
 from headwater.model.checkpoint import load_model
 from headwater.model.transformer import Transformer
 from headwater.tokens.codec import Codec
-from headwater.tokens.loader import held_out_order
-from headwater.tokens.shards import HELD_OUT, TokenFolder, TokenSource
+from headwater.tokens.shards import TokenFolder
 
-COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": lambda data: gzip.compress(data, 9),
-    "xz": lambda data: lzma.compress(data, preset=9 | lzma.PRESET_EXTREME),
-    "zstd": lambda data: zstandard.compress(data, 22),
-}
-"""General compressors at their strongest, as a baseline: each sees a source's scored text as one file."""
 MODELS = {"untrained": "start", "trained": "checkpoint"}
 """Name in the results -> role of the input that holds the checkpoint."""
-
-
-class Sample(NamedTuple):
-    """The held-out documents of a source that are scored."""
-
-    texts: list[str]
-    documents: list[np.ndarray]
-    """Their tokens, separator first."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that are predicted."""
-        return sum(len(document) - 1 for document in self.documents)
 
 
 class Prompt(NamedTuple):
@@ -63,38 +42,43 @@ class Prompt(NamedTuple):
 
 
 def evaluate(settings: Evaluate, inputs: Inputs, out: Workspace) -> Counts:
-    """Score and sample the model before and after training; writes `scores.json` and `generations.json`.
+    """Score and sample the model before and after training; writes `scores.json`, `generations.json`, and `tasks.json`.
 
     Raises:
         MismatchError: tokens, tokenizer and model do not belong together, or a source does not fit.
         InputError: a checkpoint has weights that are not finite.
+        EvaluationError: some tasks have no score.
     """
     torch.set_num_threads(out.machine.processor_threads)
     codec = Codec(inputs["tokenizer"] / "tokenizer")
     folder = TokenFolder(inputs["tokens"])
     folder.check_tokenizer(codec.folder)
-    samples = {
-        name: sample for name in folder.sources if (sample := _sample(folder.source(name, HELD_OUT), settings, codec))
-    }
+    samples = held_out_samples(folder, codec, settings.max_bytes, settings.max_document_bytes)
     for name in folder.sources:
         if name not in samples:
             out.warn(f"source '{name}' has no held-out documents, so it has no score")
     prompts = list(_prompts(settings, samples, folder.sources))
     scores: dict[str, dict[str, Score]] = {}
     written: dict[str, list[str]] = {}
-    seconds = 0.0
+    seconds, tasks = 0.0, {}
     for name, role in MODELS.items():
         model = _open(inputs[role] / "checkpoint", codec, out.machine)
         written[name] = _continue(model, codec, [prompt.text for prompt in prompts], settings, out)
         begun = time.perf_counter()
-        scores[name] = _scores(model, samples, settings, out, name)
+        tokens = sum(sample.tokens for sample in samples.values())
+        with out.progress(f"scoring the {name} model", tokens, "tokens") as bar:
+            scores[name] = score_samples(
+                model, samples, bar, context_length=settings.context_length, overlap=settings.overlap
+            )
         seconds += time.perf_counter() - begun
+        if role == "checkpoint" and settings.tasks:
+            tasks = _tasks(Opened(name, model, codec, None), settings, out)
     results: dict[str, dict[str, dict[str, Any]]] = {}
     if samples:
         results = {
             name: {source: asdict(score) for source, score in of.items()} for name, of in reversed(scores.items())
         }
-        results |= {name: _compressed(samples, compress) for name, compress in COMPRESSORS.items()}
+        results |= {name: compressed(samples, compress) for name, compress in COMPRESSORS.items()}
     write_json(out.folder / "scores.json", {"bits_per_byte": results})
     write_json(out.folder / "generations.json", _generations(settings, prompts, written))
     predicted = len(MODELS) * sum(sample.tokens for sample in samples.values())
@@ -104,26 +88,10 @@ def evaluate(settings: Evaluate, inputs: Inputs, out: Workspace) -> Counts:
         "tokens": predicted,
         "tokens_per_second": predicted / seconds if predicted else None,
         "generations": len(prompts),
+        **(
+            {"tasks": {name: task["metrics"][task["metric"]]["value"] for name, task in tasks.items()}} if tasks else {}
+        ),
     }
-
-
-def _sample(source: TokenSource, settings: Evaluate, codec: Codec) -> Sample | None:
-    """Draw documents of a source, as many as fit in `max_bytes` but at least one; None when there are none."""
-    texts: list[str] = []
-    documents: list[np.ndarray] = []
-    size = 0
-    for index in held_out_order(source).tolist():
-        tokens = source.document(index)
-        whole = codec.decode(tokens[1:])
-        data = whole.encode()[: min(settings.max_document_bytes, settings.max_bytes)]
-        text = data.decode(errors="ignore")
-        if size + len(data) > settings.max_bytes:
-            break
-        if text:
-            texts.append(text)
-            documents.append(tokens if text == whole else np.concatenate([tokens[:1], codec.encode([text])[0]]))
-            size += len(data)
-    return Sample(texts, documents) if texts else None
 
 
 def _open(folder: Path, codec: Codec, machine: Machine) -> Transformer:
@@ -141,34 +109,21 @@ def _open(folder: Path, codec: Codec, machine: Machine) -> Transformer:
     return model.eval()
 
 
-def _scores(
-    model: Transformer, samples: dict[str, Sample], settings: Evaluate, out: Workspace, name: str
-) -> dict[str, Score]:
-    """Bits per byte of each source and in total."""
-    scores: dict[str, Score] = {}
-    with out.progress(f"scoring the {name} model", sum(sample.tokens for sample in samples.values()), "tokens") as bar:
-        for source, sample in samples.items():
-            losses = document_losses(
-                model,
-                sample.documents,
-                context_length=settings.context_length,
-                overlap=settings.overlap,
-                advance=bar.advance,
-            )
-            sizes = np.array([len(text.encode()) for text in sample.texts])
-            scores[source] = bits_per_byte(losses, sizes, sample.tokens)
-    return scores | {"total": total(scores)} if scores else {}
+def _tasks(opened: Opened, settings: Evaluate, out: Workspace) -> dict[str, Any]:
+    """Score the model on tasks: `tasks.json`, and a table of items of each in `items/`.
 
-
-def _compressed(samples: dict[str, Sample], compress: Callable[[bytes], bytes]) -> dict[str, dict[str, Any]]:
-    """Bits per byte of a general compressor on the same text."""
-    sizes = {name: _sizes("".join(sample.texts).encode(), compress) for name, sample in samples.items()}
-    sizes["total"] = tuple(np.sum(list(sizes.values()), axis=0).tolist())
-    return {name: {"value": 8 * after / before, "bytes": before} for name, (before, after) in sizes.items()}
-
-
-def _sizes(data: bytes, compress: Callable[[bytes], bytes]) -> tuple[int, int]:
-    return len(data), len(compress(data))
+    Raises:
+        EvaluationError: some have no score; what the others have is kept for the next run.
+    """
+    chosen, groups = choose(settings.tasks)
+    results = run_tasks(
+        opened, chosen, groups, out.folder, data=settings.task_data, limit=settings.task_items, show=out.progress
+    )
+    results.check()
+    for outcome in results.outcomes:
+        for note in outcome.notes:
+            out.warn(f"{outcome.chosen.name}: {note}")
+    return finished(out.folder)["tasks"]
 
 
 def _prompts(settings: Evaluate, samples: dict[str, Sample], sources: Sequence[str]) -> Iterator[Prompt]:

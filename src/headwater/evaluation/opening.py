@@ -113,6 +113,15 @@ def first_token(codec: Codec) -> int:
     return codec.separator_id if found is None else found
 
 
+def tokens_of(place: str, machine: Machine) -> Path | None:
+    """The token shards of a run, held-out documents among them; None for a model that is not a run's."""
+    folder = Path(place).expanduser()
+    for run in (folder, Path(machine.runs) / folder.stem):
+        if (run / "stages" / "encode").is_dir():
+            return run / "stages" / "encode"
+    return None
+
+
 def _locate(place: str, machine: Machine, step: int | None) -> tuple[Path, Path]:
     """The folder of the weights and that of the tokenizer."""
     folder = Path(place).expanduser()

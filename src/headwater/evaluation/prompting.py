@@ -113,14 +113,7 @@ def prompting(
         InputError: a setting is out of range, there is no prompt, or the model cannot be read.
         MismatchError: model and tokenizer do not belong together.
     """
-    try:
-        settings = Sampling.model_validate(dict(sampling))
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise InputError(
-            first["msg"][:1].lower() + first["msg"][1:], place=option, hint="headwater generate --help"
-        ) from None
+    settings = sampling_of(sampling, "generate")
     if count < 1:
         raise InputError("is less than 1", place="--count", hint="ask for one text or more")
     if not prompts:
@@ -129,6 +122,21 @@ def prompting(
     torch.set_num_threads(machine.processor_threads)
     opened = open_model(place, machine, step=step, tokenizer=tokenizer, dtype=getattr(torch, dtype))
     return Prompting(opened, prompts, settings, count)
+
+
+def sampling_of(values: Mapping[str, Any], command: str) -> Sampling:
+    """Settings from the options of a command.
+
+    Raises:
+        InputError: one is out of range; names the option.
+    """
+    try:
+        return Sampling.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        problem = first["msg"][:1].lower() + first["msg"][1:]
+        raise InputError(problem, place=option, hint=f"headwater {command} --help") from None
 
 
 def read_prompts(path: Path) -> list[str]:

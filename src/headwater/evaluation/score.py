@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from headwater.core.errors import InputError
+from headwater.evaluation.statistics import Estimate, exponential, ratio
 from headwater.model.transformer import Transformer
 
 BATCH_TOKENS = 4096
@@ -52,6 +53,9 @@ class Score:
     tokens: int
     """Tokens predicted: all but the separators."""
     nats_per_token: float
+    perplexity: float = 0.0
+    """e to the nats per token. It depends on the tokenizer: only models of the same one can be compared by it."""
+    perplexity_error: float | None = None
 
 
 def document_losses(
@@ -123,25 +127,31 @@ def batches(shown: Sequence[Window]) -> Iterator[list[Window]]:
         begin += rows
 
 
-def bits_per_byte(losses: np.ndarray, text_bytes: np.ndarray, tokens: int) -> Score:
-    """Bits per byte of documents, with its standard error.
+def bits_per_byte(losses: np.ndarray, text_bytes: np.ndarray, tokens: np.ndarray) -> Score:
+    """Bits per byte and perplexity of documents, with their standard errors.
 
     Args:
         losses: loss of each document [nats].
         text_bytes: size of each document's text [UTF-8 bytes].
-        tokens: tokens predicted in all.
+        tokens: tokens predicted of each document.
 
-    Source: the ratio of two sums over documents, with the delta method's error for it (Cochran 1977, "Sampling
-    techniques", section 6.4): sqrt(n / (n - 1) x sum of (bits - value x bytes)^2) / sum of bytes.
+    Source: ratios of two sums over documents, with the delta method's errors for them, see `statistics.ratio`.
 
-    >>> bits_per_byte(np.log(2) * np.array([8.0, 24.0]), np.array([10, 10]), tokens=9).value
+    >>> bits_per_byte(np.log(2) * np.array([8.0, 24.0]), np.array([10, 10]), np.array([4, 5])).value
     1.6
     """
-    bits, size, count = losses / math.log(2), float(text_bytes.sum()), len(losses)
-    value = float(bits.sum()) / size
-    spread = float(np.square(bits - value * text_bytes).sum())
-    error = math.sqrt(count / (count - 1) * spread) / size if count > 1 else None
-    return Score(value, error, count, int(size), tokens, float(losses.sum()) / tokens)
+    found, per_token = ratio(losses / math.log(2), text_bytes), ratio(losses, tokens)
+    perplexity = exponential(per_token)
+    return Score(
+        value=found.value,
+        standard_error=found.standard_error,
+        documents=found.items,
+        bytes=int(text_bytes.sum()),
+        tokens=int(tokens.sum()),
+        nats_per_token=per_token.value,
+        perplexity=perplexity.value,
+        perplexity_error=perplexity.standard_error,
+    )
 
 
 def total(scores: Mapping[str, Score]) -> Score:
@@ -151,14 +161,26 @@ def total(scores: Mapping[str, Score]) -> Score:
     """
     size = sum(score.bytes for score in scores.values())
     tokens = sum(score.tokens for score in scores.values())
-    errors = [score.standard_error for score in scores.values()]
-    shares = [score.bytes / size for score in scores.values()]
-    known = [share * error for share, error in zip(shares, errors, strict=True) if error is not None]
+    nats = sum(score.nats_per_token * score.tokens for score in scores.values()) / tokens
+    relative = {  # the error of the nats per token
+        name: None if score.perplexity_error is None else score.perplexity_error / score.perplexity
+        for name, score in scores.items()
+    }
+    perplexity = exponential(Estimate(nats, None, 0)).value
+    relative_error = _joint([(score.tokens / tokens, relative[name]) for name, score in scores.items()])
     return Score(
-        value=sum(share * score.value for share, score in zip(shares, scores.values(), strict=True)),
-        standard_error=math.hypot(*known) if len(known) == len(errors) else None,
+        value=sum(score.bytes / size * score.value for score in scores.values()),
+        standard_error=_joint([(score.bytes / size, score.standard_error) for score in scores.values()]),
         documents=sum(score.documents for score in scores.values()),
         bytes=size,
         tokens=tokens,
-        nats_per_token=sum(score.nats_per_token * score.tokens for score in scores.values()) / tokens,
+        nats_per_token=nats,
+        perplexity=perplexity,
+        perplexity_error=None if relative_error is None else perplexity * relative_error,
     )
+
+
+def _joint(parts: Sequence[tuple[float, float | None]]) -> float | None:
+    """Error of a weighted sum of (weight, error); None when one is not known."""
+    known = [share * error for share, error in parts if error is not None]
+    return math.hypot(*known) if len(known) == len(parts) else None

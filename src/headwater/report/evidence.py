@@ -162,6 +162,11 @@ class Evidence:
         return scores.get("bits_per_byte", {})
 
     @cached_property
+    def tasks(self) -> Json:
+        """What tasks.json of the stage evaluate says; empty without tasks."""
+        return self.file("evaluate", "tasks.json") or {}
+
+    @cached_property
     def generations(self) -> list[Json]:
         """What the models wrote after each prompt; from the stage evaluate."""
         return self.file("evaluate", "generations.json") or []

@@ -84,7 +84,7 @@ class Records(BenchmarkFiles):
                 value: Any = record
                 for key in field.split("."):
                     value = value.get(key) if isinstance(value, dict) else None
-                parts += _texts(value)
+                parts += texts_in(value)
                 if value is not None:
                     unseen.discard(field)
             known |= record.keys() if isinstance(record, dict) else set()
@@ -191,17 +191,17 @@ class TextBenchmark(BenchmarkFiles):
 Benchmark = Annotated[JsonLinesBenchmark | CsvBenchmark | ParquetBenchmark | TextBenchmark, Field(discriminator="use")]
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """All text in a value."""
+def texts_in(value: Any) -> Iterator[str]:
+    """All text in a value, with the names of its fields."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield str(key)
-            yield from _texts(inner)
+            yield from texts_in(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _texts(inner)
+            yield from texts_in(inner)
     elif isinstance(value, float | int) and not isinstance(value, bool):
         yield json.dumps(value)
 

@@ -63,6 +63,13 @@ def learning(evidence: Evidence) -> Iterator[Block]:
             f"A teacher of {whole(taught['parameters'])} parameters was learnt from too; at the last step the model's "
             f"probabilities were {decimal(taught['divergence'])} nats per token away from the teacher's."
         )
+    if average := counts.get("averaged"):
+        yield Text(
+            f"What was validated, and the result, is {decimal(1 - average['share'])} of the last weights and "
+            f"{decimal(average['share'])} of their moving average over about {whole(average['memory_steps'])} steps."
+        )
+    for law in counts.get("by_law", ()):
+        yield Text(f"{law['setting']} was {law['value']:g}: {law['why']}.")
     if len(steps) > 1:
         yield figures.loss(steps, validations, counts.get("expected_initial_loss"))
     if len(validations) > 1:
@@ -254,12 +261,49 @@ def scores(evidence: Evidence) -> Iterator[Block]:
             [
                 source,
                 *cells,
+                *(_perplexity(of.get(source)) for name, of in found.items() if name == "trained"),
                 whole(sizes.get("documents")),
                 format_bytes(sizes["bytes"]) if "bytes" in sizes else ABSENT,
             ]
         )
-    header = ["source", *(words(model) for model in found), "documents", "text"]
+    perplexity = ["perplexity, trained"] * ("trained" in found)
+    header = ["source", *(words(model) for model in found), *perplexity, "documents", "text"]
     yield Table("Bits per byte on held-out documents", header, table, total_row="total" in names)
+
+
+def tasks(evidence: Evidence) -> Iterator[Block]:
+    """Scores on tasks, each with its error, its chance level, and the least difference that would be seen."""
+    told = evidence.tasks
+    if not told:
+        return
+    yield Text(
+        "Tasks of the trained model. After ± stands one standard error over items; chance is the score of guessing. "
+        "A difference between two models is seen four times in five when it is at least as large as the last number says."
+    )
+    rows = []
+    for name, task in told["tasks"].items():
+        rows.append(_task_row(name, task, str(task["shots"])))
+        rows += [_task_row(f"- {words(part)}", of, "") for part, of in task.get("parts", {}).items()]
+    header = ["task", "metric", "remark", "score", "chance", "examples", "items", "detects"]
+    yield Table("Tasks", header, rows, text_columns=3)
+    groups = [(name, group) for name, group in told["groups"].items() if "value" in group]
+    if groups:
+        rows = [
+            [
+                name,
+                f"{'centred ' * group['centred']}mean of {group['scored']} of {group['members']} tasks",
+                _plus_minus(group),
+            ]
+            for name, group in groups
+        ]
+        yield Table("Groups of tasks", ["group", "what", "score"], rows, text_columns=2)
+
+
+def _task_row(name: str, task: Mapping[str, Any], shots: str) -> list[str]:
+    value = task["metrics"][task["metric"]]
+    remark = "; ".join(filter(None, [task["signal"], *task.get("notes", [])])) or ABSENT
+    numbers = (decimal(task["chance"]), shots, whole(task["items"]), decimal(task["detectable"]))
+    return [name, words(task["metric"]), remark, _plus_minus(value), *numbers]
 
 
 def _plus_minus(score: Mapping[str, Any] | None) -> str:
@@ -267,6 +311,13 @@ def _plus_minus(score: Mapping[str, Any] | None) -> str:
         return ABSENT
     error = score.get("standard_error")
     return decimal(score["value"]) + (f" ± {decimal(error)}" if error is not None else "")
+
+
+def _perplexity(score: Mapping[str, Any] | None) -> str:
+    if not score or "perplexity" not in score:
+        return ABSENT
+    error = score["perplexity_error"]
+    return significant(score["perplexity"]) + (f" ± {significant(error, 2)}" if error is not None else "")
 
 
 def _flops(rate: float) -> str:
