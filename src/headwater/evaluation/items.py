@@ -46,7 +46,7 @@ class Item:
     cluster: str = ""
     """Items of one cluster are not independent of each other; empty: it is alone."""
     record: Record = field(default_factory=dict, repr=False, compare=False)
-    """The fields of its record."""
+    """The fields of its record: for the tests of a program, and to look for the item in documents."""
 
 
 @dataclass(frozen=True)
