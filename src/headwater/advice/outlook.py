@@ -64,7 +64,7 @@ class Outlook:
         """The outlook in some lines."""
         from headwater.advice.statement import statement
 
-        lines = [statement(self.cost)]
+        lines = [statement(self.cost, describe=False)]
         found = self.bits_per_byte
         if found:
             lines.append(

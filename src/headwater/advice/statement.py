@@ -15,21 +15,25 @@ from headwater.core.units import format_count
 GB = 1e9
 
 
-def statement(cost: Cost, findings: Sequence[Finding] = ()) -> str:
-    """Everything that is known of a job, section by section."""
-    parts = [_model(cost), _memory(cost), _run(cost), _laws(cost), _advice(cost)]
+def statement(cost: Cost, findings: Sequence[Finding] = (), *, describe: bool = True) -> str:
+    """Everything that is known of a job, section by section; its model is not described where that was done before."""
+    parts = [_model(cost, describe), _memory(cost), _run(cost), _laws(cost), _advice(cost)]
     said = [f"!! {line}" for line in warnings(cost)] + [str(finding) for finding in findings]
     if said:
         parts.append("\n".join(["checks:", *(f"  {line}" for line in said)]))
     return "\n\n".join(part for part in parts if part)
 
 
-def _model(cost: Cost) -> str:
+HOURS = (("hours", 1.0), ("minutes", 60.0))
+DAYS = (("days", 1.0), ("hours", 24.0), ("minutes", 1440.0))
+
+
+def _model(cost: Cost, describe: bool) -> str:
     model, per_token, job = cost.model, cost.flops_per_token, cost.job
     lines = []
-    if model:
+    if model and describe:
         lines += [f"model: {summary(model)} parameters; {model.describe()}"]
-    else:
+    if model is None:
         lines += [f"model: {format_count(cost.parameters)} parameters of unknown shape: only 6 N can be counted"]
     T = cost.sequence_length
     lines += [
@@ -90,17 +94,19 @@ def _run(cost: Cost) -> str:
     rows: list[tuple[str, ...]] = [("", "low", "likely", "high", "")]
     rows.append(_row("MFU [%]", use, "{:.1f}".format, cost.utilization.source))
     rows.append(_row("tokens/s", cost.tokens_per_second, whole, "of all GPUs while they work"))
-    rows.append(_row("GPU-hours", cost.gpu_hours, _small, f"the final run; {cost.gpus:,} x {job.gpu}"))
+    rows.append(_scaled("GPU-", cost.gpu_hours, HOURS, f"the final run; {cost.gpus:,} x {job.gpu}"))
     if any(share < 1 for share in cost.goodput):
         rows.append(_row("  goodput [%]", gone, "{:.0f}".format, "share of the time that makes progress"))
         rows.append(_row("  lost", cost.lost_hours, _small, "GPU-hours of restarts, work done again, checkpoints"))
-    rows.append(_row("days", cost.days, "{:,.3g}".format, "from the first step to the last"))
+    rows.append(_scaled("", cost.days, DAYS, "from the first step to the last"))
     watts = job.watts if job.watts is not None else cost.gpu.watts
-    rows.append(_row("kWh", cost.kwh, _small, f"{watts:,.4g} W each, x PUE"))
+    rows.append(_scaled("", cost.kwh, (("kWh", 1), ("Wh", 1e3)), f"{watts:,.4g} W each, x PUE"))
     grams = job.market.grid(job.grid)
-    rows.append(_row("t CO2e", cost.co2_tonnes, "{:,.4g}".format, f"grid {job.grid}: {grams:g} g for a kWh"))
-    terabytes = Range(*(b / 1e12 for b in cost.storage_bytes))
-    rows.append(_row("storage, TB", terabytes, "{:,.3g}".format, "text, token shards, 3 to 50 checkpoints"))
+    named = "" if job.grid.replace(".", "").isdigit() else f", grid: {job.grid}"
+    carbon = (("t CO2e", 1), ("kg CO2e", 1e3), ("g CO2e", 1e6))
+    rows.append(_scaled("", cost.co2_tonnes, carbon, f"{grams:g} g for a kWh{named}"))
+    size = (("TB", 1e-12), ("GB", 1e-9), ("MB", 1e-6))
+    rows.append(_scaled("storage, ", cost.storage_bytes, size, "text, token shards, 3 to 50 checkpoints"))
     return "\n".join(_columns([*rows, *_money(cost)], text=(0, 4)))
 
 
@@ -189,6 +195,12 @@ def _row(name: str, values: Range, write: Callable[[float], str], note: str) -> 
 
 def _three(values: Range, write: Callable[[float], str]) -> str:
     return " / ".join(write(value) for value in values)
+
+
+def _scaled(name: str, values: Range, units: Sequence[tuple[str, float]], remark: str) -> tuple[str, ...]:
+    """A row in the first of some units, each so many of the value's own, in which the likely value is 1 or more."""
+    unit, factor = next((one for one in units if values.likely * one[1] >= 1), units[-1])
+    return _row(name + unit, Range(*(value * factor for value in values)), _small, remark)
 
 
 def _small(value: float) -> str:
