@@ -128,7 +128,7 @@ def test_truncated_file(refused, tmp_path: Path, suffix: str) -> None:
 
 def test_too_many_malformed_lines(refused, tmp_path: Path) -> None:
     (tmp_path / "input.jsonl").write_text("\n".join([*LINES[:95], *["{broken"] * 5]))
-    said = refused().said
+    said = refused("read.max_bad_fraction=0.01").said
     assert "5 of 100" in said
     assert "max_bad_fraction 0.01" in said
     assert leftovers(tmp_path, "read") == []

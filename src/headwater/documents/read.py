@@ -63,8 +63,9 @@ class Read(Config):
 
     sources: dict[SourceName, Source] = Field(min_length=1)
     """Each source by the name that the rest of the recipe calls it: small letters, digits, `-` and `_`."""
-    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
-    """Malformed records that a source may have, as a share of all; more of them stop the run."""
+    max_bad_fraction: float = Field(default=0.5, ge=0, le=1)
+    """Malformed records that a source may have, as a share of all; more of them stop the run: then the settings do not fit
+    the files. What is malformed below that is counted, named and kept in dropped/."""
     max_damaged_files: Count | None = Field(default=None, ge=0)
     """Files of a source that may be cut off, corrupt or not of the form that its settings say; more of them stop the run. 0
     refuses any. null, the default, goes on with what can be read, and names each one."""
