@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -630,6 +631,121 @@ def forget(
         print(
             f"{add_to}: {lines:,} lines now. Set read.forget=[{add_to}] and run again; then remove the folders above."
         )
+
+
+@app.command
+def index(
+    recipe: Annotated[str, Parameter(help="Name of a recipe that has run, or folder of a run.")],
+    /,
+    *,
+    part: Annotated[
+        str | None, Parameter(help="Text that is sorted at a time, such as '64 MiB': less needs less memory.")
+    ] = None,
+) -> None:
+    """Index the training documents of a run, so that texts can be traced to them; a section 'index' does it too."""
+    from headwater import tracing
+    from headwater.core.config import validate
+
+    settings = validate(tracing.Index, {"part": part} if part else {}, origin="headwater index")
+    print(tracing.build_index(tracing.run_folder(recipe), settings, hardware.Machine()))
+
+
+@app.command
+def trace(
+    recipe: Annotated[str, Parameter(help="Name of a recipe that has run, or folder of a run.")],
+    text: Annotated[tuple[str, ...], Parameter(help="Texts to trace.")] = (),
+    /,
+    *,
+    file: Annotated[Path | None, Parameter(help="File with a text to trace; - reads standard input.")] = None,
+    generate: Annotated[
+        tuple[str, ...], Parameter(negative="", help="Trace what the run's model writes after this.")
+    ] = (),
+    absent: Annotated[
+        str | None,
+        Parameter(help="Prove that nothing is left of these documents: a file, a removal list, or a source's name."),
+    ] = None,
+    min_words: Annotated[
+        int | None, Parameter(help="Words of a match at least; default: 8, and 13 with --absent.")
+    ] = None,
+    sources: Annotated[int, Parameter(help="Documents to show of each match.")] = 3,
+    context: Annotated[int, Parameter(help="Text to show around a match in its document [bytes].")] = 120,
+    max_new_tokens: Annotated[int, Parameter(help="With --generate: the most tokens to write.")] = 120,
+    temperature: Annotated[float, Parameter(help="With --generate: 0 always takes the likeliest token.")] = 0.8,
+    seed: Annotated[int, Parameter(help="With --generate: another seed, another text.")] = 0,
+    verify: Annotated[bool, Parameter(negative="", help="Compare every file of the index with its hash.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find where a text stands in the training documents, letter for letter, and which training steps read it."""
+    from headwater import tracing
+    from headwater.evaluation.absence import MIN_WORDS as MIN_ABSENT
+    from headwater.evaluation.trace import MIN_WORDS, told
+    from headwater.evaluation.trace import trace as find
+
+    tracing.check_numbers(min_words=min_words, sources=sources, context=context)
+    run = tracing.run_folder(recipe)
+    opened = tracing.open_index(run, verify=verify)
+    if absent is not None:
+        found = tracing.prove_absence(run, opened, absent, MIN_ABSENT if min_words is None else min_words)
+        if as_json:
+            print_json({**asdict(found), "proven": found.proven})
+        else:
+            print("\n".join(found.told()))
+        if not found.proven:
+            raise SystemExit(2)
+        return
+    least = MIN_WORDS if min_words is None else min_words
+    written = tracing.continuations(run, generate, max_new_tokens, temperature, seed)
+    given = tracing.texts_to_trace(text, file, [prompt + more for prompt, more in written], least)
+    steps = tracing.steps_of(run)
+    found = [find(opened, one, min_words=least, sources=sources, context=context) for one in given]
+    found = [steps.of_matches(opened, matches) if steps else matches for matches in found]
+    for number, (prompt, _) in enumerate(written, start=len(given) - len(written)):
+        found[number] = [match for match in found[number] if match.end > len(prompt)]
+    if as_json:
+        pairs = zip(given, found, strict=True)
+        print_json([{"text": one, "matches": [asdict(match) for match in of]} for one, of in pairs])
+        return
+    for one, of in zip(given, found, strict=True):
+        print("\n".join(told(one, of, least)))
+
+
+@app.command
+def memorization(
+    recipe: Annotated[str, Parameter(help="Name of a recipe that has run, or folder of a run.")],
+    /,
+    *,
+    shown_tokens: Annotated[int, Parameter(help="Tokens of a passage that the model is shown.")] = 32,
+    continued_tokens: Annotated[int, Parameter(help="Tokens that it must continue as the document does.")] = 50,
+    passages: Annotated[int, Parameter(help="Passages of training documents, and held-out ones.")] = 256,
+    samples: Annotated[int, Parameter(help="Passages to show.")] = 3,
+    seed: Annotated[int, Parameter(help="Another seed, other passages.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say what share of passages of its training documents a model continues letter for letter, by duplicates."""
+    from headwater import tracing
+    from headwater.core.config import validate
+    from headwater.evaluation.shares import rows
+
+    given = {"shown_tokens": shown_tokens, "continued_tokens": continued_tokens, "passages": passages}
+    given |= {"samples": samples, "seed": seed}
+    settings = validate(tracing.Memorization, given, origin="headwater memorization")
+    result = tracing.memorization_of(tracing.run_folder(recipe), settings, hardware.Machine())
+    if as_json:
+        print_json(result)
+        return
+    table = plain_table("passages", ">number", ">memorised", ">share", ">95 %", ">mean tokens")
+    for name, of in rows(result):
+        if of["passages"]:
+            band, mean = f"{of['low']:.1%} to {of['high']:.1%}", f"{of['mean_tokens']:.1f}"
+            table.add_row(name, f"{of['passages']:,}", f"{of['memorised']:,}", f"{of['value']:.1%}", band, mean)
+        else:
+            table.add_row(name, "0", "", "", "", "")
+    print_table(table)
+    for line in result["not_told"]:
+        print(f"not told: {line}")
+    for sample in result["samples"]:
+        print(f"\n{sample['matched_tokens']} tokens continued, {sample['split']}, {sample['source']}, {sample['id']}:")
+        print(f"{sample['shown']}[{sample['same']}]{sample['written']}")
 
 
 @app.command(name="list")

@@ -1,7 +1,8 @@
 """THE FLOW: a recipe's sections become stages, each stage a finished folder, the whole a model with its evidence.
 
 read -> clean -> dedup -> decontaminate -> split -+-> tokenizer -+-> initialize -+-> train -> evaluate -> export -> report
-                                                  +-> encode <---+---------------+
+                                                  +-> encode <---+---------------+            |
+                                                  +-> index ----------------------------------+-> memorization
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ FLOW = (
     Stage("split", "headwater.documents.split:split", {"documents": DOCUMENTS[1:]}),
     Stage("tokenizer", "headwater.tokens.tokenizer:tokenizer", {"documents": DOCUMENTS}),
     Stage("encode", "headwater.tokens.encode:encode", {"documents": DOCUMENTS, "tokenizer": ("tokenizer",)}),
+    Stage("index", "headwater.tokens.index:index", {"documents": DOCUMENTS}),
     Stage("initialize", "headwater.model.initialize:initialize", {"tokenizer": ("tokenizer",), "documents": DOCUMENTS}),
     Stage("train", "headwater.training.train:train", {"tokens": ("encode",), "checkpoint": ("initialize",)}),
     Stage(
@@ -50,6 +52,12 @@ FLOW = (
         "headwater.evaluation.evaluate:evaluate",
         {"tokens": ("encode",), "tokenizer": ("tokenizer",), "start": ("initialize",), "checkpoint": ("train",)},
         version=2,
+    ),
+    Stage(
+        "memorization",
+        "headwater.tracing:memorization",
+        {"tokens": ("encode",), "tokenizer": ("tokenizer",), "checkpoint": ("train",)},
+        evidence=("index", "evaluate"),
     ),
     Stage(
         "export",

@@ -23,7 +23,7 @@ from headwater.training.phases import PhasedBatches
 PARTS = ("documents", "held_out", "dropped")
 """Folders of shards in a stage of documents."""
 DOCUMENT_STAGES = ("read", "clean", "dedup", "decontaminate", "split")
-ORDER = (*DOCUMENT_STAGES, "tokenizer", "encode", "train", "evaluate", "export", "report")
+ORDER = (*DOCUMENT_STAGES, "tokenizer", "encode", "index", "train", "evaluate", "memorization", "export", "report")
 """Stages that can hold something of a document, in the order of the flow."""
 
 
@@ -138,6 +138,8 @@ def _holdings(results: Sequence[tuple[str, Path]], ids: set[str]) -> Iterator[Ho
             found += _in_documents(stage, folder, ids)
         elif stage == "encode":
             found += _in_tokens(folder, ids, places.setdefault(folder.name, {}))
+        elif stage == "index":
+            found += _in_index(folder, ids)
         elif stage == "train":
             encode = next((folder.with_name(name) for name in before.values() if places.get(name)), None)
             found += _in_training(folder, encode, places.get(encode.name, {}) if encode else {})
@@ -145,6 +147,7 @@ def _holdings(results: Sequence[tuple[str, Path]], ids: set[str]) -> Iterator[Ho
             how = {
                 "tokenizer": "its merges may have been counted on them",
                 "evaluate": "made from a model that was trained on them",
+                "memorization": "made from a model that was trained on them, and may quote them",
                 "export": "a model that was trained on them",
                 "report": "may quote them",
             }
@@ -206,6 +209,14 @@ def _in_tokens(encode: Path, ids: set[str], places: dict[str, list[int]]) -> Ite
             if split == TRAINING:
                 places.setdefault(source, []).extend(indexes)
             yield Holding("encode", shard, len(indexes), f"their tokens, {split.replace('_', ' ')}")
+
+
+def _in_index(folder: Path, ids: set[str]) -> Iterator[Holding]:
+    """Parts of an index of training documents that hold some ids."""
+    for part in sorted(folder.glob("*.parquet")):
+        count = sum(name in ids for name in pq.read_table(part, columns=["id"]).column("id").to_pylist())
+        if count:
+            yield Holding("index", part.with_suffix(".text"), count, "their text, to be searched")
 
 
 def _first_steps(train: Path, encode: Path, places: Mapping[str, list[int]]) -> list[int]:

@@ -19,12 +19,13 @@ from headwater.documents.decontaminate import Decontaminate
 from headwater.documents.dedup import Dedup
 from headwater.documents.read import Read
 from headwater.documents.split import Split
-from headwater.evaluation.config import Evaluate
+from headwater.evaluation.config import Evaluate, Memorization
 from headwater.model.config import Export, GgufWeights, HuggingFaceWeights, RandomWeights
 from headwater.model.start import GrownWeights, Initialize, ShrunkWeights
 from headwater.report import Report
 from headwater.tokens.encode import Encode
 from headwater.tokens.extend import Extend
+from headwater.tokens.index import Index
 from headwater.tokens.mixture import Mixture
 from headwater.tokens.tokenizer import Tokenizer, TrainBpe
 from headwater.tokens.trim import Trim
@@ -52,12 +53,16 @@ class Recipe(Config):
     """The tokenizer: trained here, or an existing one."""
     encode: Encode | None = None
     """Documents to token shards."""
+    index: Index | None = None
+    """The training documents' words, sorted, to find where a text comes from."""
     initialize: Initialize | None = None
     """The model and how its weights begin."""
     train: Train | None = None
     """How the weights are trained."""
     evaluate: Evaluate | None = None
     """Scores on held-out documents, and generations before and after training."""
+    memorization: Memorization | None = None
+    """What the model gives back of its training documents, letter for letter."""
     export: Export | None = None
     """The Hugging Face folder of the trained model."""
     report: Report | None = Report()

@@ -54,9 +54,11 @@ TYPICAL = {
     "split": Rate(1, 0.015, 1.0, 0, 0.3),
     "tokenizer": Rate(4, 0.005, 1.0, 2_000_000, 0),
     "encode": Rate(2, 0.03, 1.0, 0, 0.75),
+    "index": Rate(1, 0.2, 1.0, 0, 1.75),
     "initialize": Rate(3, 0, 1.0, 0, 0),
     "train": Rate(40, 0, 1.0, 0, 0),
     "evaluate": Rate(30, 0, 1.0, 1_000_000, 0),
+    "memorization": Rate(10, 0, 1.0, 1_000_000, 0),
     "export": Rate(10, 0, 1.0, 0, 0),
     "report": Rate(4, 0, 1.0, 5_000_000, 0),
 }

@@ -104,3 +104,28 @@ def _contents(chosen: Chosen, folder: Path | None, hash_file: Callable[[Path], s
             else:
                 told.append(hash_file(found.path))
     return list(dict.fromkeys(told))
+
+
+class Memorization(Config):
+    """How much of its training documents the model gives back letter for letter.
+
+    The model is shown the first tokens of a passage of a training document, and always writes the likeliest token. A passage
+    counts as memorised when all that it writes is how the document goes on. Held-out documents are the control.
+
+    Source: extractable memorisation, Carlini et al. 2023 (arXiv:2202.07646): 50 tokens shown, 50 to be continued, greedy,
+    passages by number of duplicates.
+    """
+
+    shown_tokens: Tokens = Field(default=32, gt=0)
+    """Tokens of a passage that the model is shown."""
+    continued_tokens: Tokens = Field(default=50, gt=0)
+    """Tokens that it must continue as the document does."""
+    passages: int = Field(default=256, ge=1)
+    """Passages of training documents, drawn at random among all places that training read, and as many held-out ones. With
+    an index, as many of each number of duplicates, where there are so many among 16 times as many drawn."""
+    samples: int = Field(default=6, ge=0)
+    """Passages to show in the result: those of which most was continued."""
+    min_words: int = Field(default=8, ge=1)
+    """Words of a match between what the stage evaluate had the model write and the training documents."""
+    seed: int = 0
+    """Another seed, other passages."""

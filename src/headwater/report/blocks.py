@@ -89,6 +89,18 @@ class Excerpt:
 
 
 @dataclass(frozen=True)
+class Marked:
+    """A text in which some runs are marked, and remarks on them."""
+
+    kind: ClassVar[str] = "marked"
+    title: str
+    conditions: str
+    pieces: Sequence[tuple[str, bool]]
+    """The text in order, and whether each piece of it is marked."""
+    remarks: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Code:
     """Text to copy: commands, settings."""
 
@@ -107,7 +119,7 @@ class Details:
     unfolded: bool = False
 
 
-Block = Text | Notice | Table | Figure | Figures | Continuation | Excerpt | Code | Details
+Block = Text | Notice | Table | Figure | Figures | Continuation | Excerpt | Marked | Code | Details
 
 
 @dataclass(frozen=True)

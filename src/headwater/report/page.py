@@ -17,6 +17,7 @@ from headwater.report.blocks import (
     Excerpt,
     Figure,
     Figures,
+    Marked,
     Notice,
     Page,
     Table,
@@ -104,6 +105,12 @@ def _paragraphs(block: Block) -> Iterator[str]:
             for label, text in block.texts:
                 yield from [plain(label)] if len(block.texts) > 1 else []
                 yield fenced(text)
+        case Marked():
+            yield f"### {plain(block.title)}"
+            yield plain(block.conditions)
+            yield fenced("".join(f"⟦{text}⟧" if marked else text for text, marked in block.pieces))
+            if block.remarks:
+                yield "\n".join(f"- {plain(remark)}" for remark in block.remarks)
         case Code():
             yield fenced(block.text, block.language)
         case Details():

@@ -147,18 +147,21 @@ class Batches:
         """How many rows the first `steps` steps take from each source."""
         return self._pattern.counts(steps * self.batch_sequences)
 
-    def steps_with(self, source: str, document: int, steps: int) -> list[int]:
+    def steps_with(self, source: str, document: int, steps: int, tokens: tuple[int, int] | None = None) -> list[int]:
         """Which of the first `steps` steps have a token of a document among their inputs, counted from 0, in order.
 
         Args:
             source: name of the source.
             document: index of the document in its source.
             steps: steps to look through; the time it takes goes by epochs, not by steps.
+            tokens: of the document only those from the first of these up to the second, counted from its separator.
         """
         if source not in self._rows:
             return []
-        before = self.rows_before.get(source, 0)
-        found = self._rows[source].rows_of(document, before + self.rows_of(steps)[source])
+        before, rows = self.rows_before.get(source, 0), self._rows[source]
+        found = rows.rows_of(document, before + self.rows_of(steps)[source])
+        if tokens is not None:
+            found = [row for row in found if any(_holds(piece, document, *tokens) for piece in rows.pieces(row))]
         numbers = (self._pattern.number(source, row - before) for row in found if row >= before)
         return sorted({number // self.batch_sequences for number in numbers})
 
@@ -285,6 +288,11 @@ def check_long_enough(source: TokenSource, sequence_length: int) -> None:
             place="sequence_length",
             hint=f"set it below {max(source.num_tokens, 2):,}, or add documents",
         )
+
+
+def _holds(piece: Piece, document: int, first: int, last: int) -> bool:
+    """Whether a piece has a token of a document from `first` up to `last`, not included."""
+    return piece.document == document and piece.first < last and first < piece.first + piece.tokens
 
 
 def _batch(filled: np.ndarray, separator: int) -> Batch:

@@ -203,12 +203,12 @@ class PhasedBatches:
         """Where the rows of step `step` come from."""
         return self._of(step).rows(self._within(step))
 
-    def steps_with(self, source: str, document: int, steps: int) -> list[int]:
+    def steps_with(self, source: str, document: int, steps: int, tokens: tuple[int, int] | None = None) -> list[int]:
         """Which of the first `steps` steps have a token of a document among their inputs, as of Batches."""
         return [
             stretch.first + step
             for stretch, batches, count in self._up_to(steps)
-            for step in batches.steps_with(source, document, count)
+            for step in batches.steps_with(source, document, count, tokens)
         ]
 
     def plans(self, steps: int) -> list[MixturePlan]:
