@@ -14,6 +14,7 @@ import torch
 from headwater.cli import main
 from headwater.core.errors import InputError, RecipeError
 from headwater.core.hardware import Machine
+from headwater.documents.document import ShardFile, documents_of
 from headwater.evaluation.cases import Case, read_cases, shipped
 from headwater.evaluation.compare import Comparing, compare, parse_place
 from headwater.evaluation.config import Sampling
@@ -21,6 +22,8 @@ from headwater.evaluation.opening import open_model
 from headwater.evaluation.prompting import prompting
 from headwater.report.comparison import comparison_page
 from headwater.report.page import html
+
+from .samples import questions, write_samples
 
 MACHINE = Machine(threads=1, device="cpu")
 GREEDY = {"max_new_tokens": 12, "temperature": 0.0}
@@ -181,3 +184,28 @@ def test_prompts_of_a_text_file_and_of_the_command_line(tmp_path: Path) -> None:
     assert [case.name for case in read_cases("lesson1")] == ["engineer", "find_max"]
     with pytest.raises(InputError):
         read_cases(str(tmp_path / "none.txt"))
+
+
+def test_tasks_are_compared_item_by_item(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_samples(run / "data")
+    documents = run / "runs" / "mine" / "stages" / "split" / "documents"
+    leaked = "Somebody asked: " + questions()[3]["question"] + " Nobody knew."
+    with ShardFile(documents / "web-00000.parquet") as shard:
+        shard.write(documents_of("web", [leaked, "Nothing of interest is in here."]))
+    command = ["compare", "mine@0", "mine", "--tasks", "arc_easy", "piqa", "--data", str(data), "--device", "cpu"]
+    main([*command, "--training", "mine"])
+    printed = capsys.readouterr().out
+    assert "arc_easy: 1 of 12 items overlap with the training documents." in printed
+    found = json.loads((run / "comparison" / "comparison.json").read_text(encoding="utf-8"))
+    assert found["cases"] == []
+    (pair,) = found["tasks"]["pairs"]
+    assert pair["sentence"] in printed
+    by_task = {one["task"]: one for one in pair["differences"]}
+    assert by_task["arc_easy"]["difference"]["items"] == 12
+    assert by_task["arc_easy"]["clean"]["items"] == 11
+    assert "clean" not in by_task["piqa"]
+    scored = run / "comparison" / "mine" / "items" / "arc_easy.parquet"
+    before = scored.stat().st_mtime_ns
+    main([*command, "--json"])
+    assert scored.stat().st_mtime_ns == before, "what was scored is not scored again"
+    assert json.loads(capsys.readouterr().out)["tasks"]["pairs"][0]["differences"][0]["p"] == by_task["arc_easy"]["p"]
