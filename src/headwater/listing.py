@@ -85,7 +85,7 @@ def _tasks() -> tuple[tuple[str, ...], Rows]:
         if isinstance(task, tasks.Group):
             rows.append((name, "group", "", "", f"{task.about} ({len(task.members)} tasks)"))
         else:
-            rows.append((name, task.use.replace("_", " "), str(task.shots), format_count(task.needs), task.about))
+            rows.append((name, task.kind.replace("_", " "), str(task.shots), format_count(task.needs), task.about))
     return ("task", "kind", ">examples", ">parameters", "about"), rows
 
 

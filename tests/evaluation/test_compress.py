@@ -46,7 +46,7 @@ def there_and_back(folder: Path, model: Path, data: bytes) -> int:
     [
         b"",
         b"x",
-        "The if statement.\n".encode() * 9,
+        b"The if statement.\n" * 9,
         bytes(range(256)),
         b"good \xff\xfe bad \x80\n",
         "한국어 🙂\r\n\x00".encode(),
@@ -94,7 +94,7 @@ def test_the_size_is_what_the_probabilities_say(tmp_path, model, finished, monke
 def test_a_damaged_file_or_another_model_is_named(tmp_path, model, finished):
     (tmp_path / "file").write_bytes(b"The if statement is used for conditional execution. " * 4)
     done = compress(tmp_path / "file", str(model), None, MACHINE)
-    with pytest.raises(InputError, match="file.headwater: exists already"):
+    with pytest.raises(InputError, match=r"file\.headwater: exists already"):
         compress(tmp_path / "file", str(model), None, MACHINE)
     content = done.path.read_bytes()
     for name, damaged, message in (

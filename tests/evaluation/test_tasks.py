@@ -349,7 +349,7 @@ def test_the_stage_scores_tasks(finished, out, data):
     before = settings.fingerprint(lambda path: path.read_text())
     assert list(before) == ["piqa", "lambada"]
     assert Evaluate().fingerprint(lambda _: "") is None
-    with pytest.raises(InputError, match="evaluate.tasks: copa: its items are not at hand"):
+    with pytest.raises(InputError, match=r"evaluate\.tasks: copa: its items are not at hand"):
         Evaluate(tasks=("copa",), task_data=data).fingerprint(lambda _: "")
     with pytest.raises(ValueError, match="blimps: no such task; did you mean 'blimp'"):
         Evaluate(tasks=("blimps",))

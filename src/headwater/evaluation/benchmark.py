@@ -94,7 +94,7 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """For tasks.json."""
         task = self.chosen.task
-        told: dict[str, Any] = {"use": task.use, "version": task.version, "shots": task.shots, "about": task.about}
+        told: dict[str, Any] = {"use": task.kind, "version": task.version, "shots": task.shots, "about": task.about}
         told |= {"seconds": round(self.seconds, 3), "notes": self.notes}
         if self.score is None:
             return told | {"problem": self.problem}
@@ -181,7 +181,7 @@ def model_digest(model: Transformer) -> str:
     found = xxhash.xxh3_128(repr(model.config).encode())
     for name, weight in model.named_parameters():
         found.update(name.encode())
-        found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -36,6 +36,7 @@ from headwater.evaluation.score import not_finite
 from headwater.model.transformer import KVCache
 from headwater.tokens.codec import Codec
 
+_stream: Any = constriction.stream  # type: ignore[attr-defined]  # compiled, says nothing of its types
 ENDING = ".headwater"
 """What a compressed file's name ends with."""
 STREAM_BYTES = 32_768
@@ -128,7 +129,7 @@ def compress(
         text, stored = "", [(0, data)]
     window = min(WINDOW, opened.model.config.context_length)
     streams = _streams_of(text, opened.codec)
-    writers = [constriction.stream.queue.RangeEncoder() for _ in streams]
+    writers = [_stream.queue.RangeEncoder() for _ in streams]
     bits = 0.0
     with log.progress(f"compressing {path.name}", sum(map(len, streams)), "tokens") as bar:
         for chances, wanted in _foreseen(opened, len(streams), window, _Given(streams)):
@@ -216,7 +217,7 @@ class _Taken:
     def __init__(self, sizes: Sequence[int], packed: Sequence[np.ndarray]) -> None:
         self.sizes = sizes
         self.streams: list[list[int]] = [[] for _ in sizes]
-        self._readers = [constriction.stream.queue.RangeDecoder(words) for words in packed]
+        self._readers = [_stream.queue.RangeDecoder(words) for words in packed]
 
     def __call__(self, place: int, chances: np.ndarray) -> list[tuple[int, int]]:
         found = []
@@ -229,7 +230,7 @@ class _Taken:
 
 
 def _model(chances: np.ndarray) -> Any:
-    return constriction.stream.model.Categorical(chances, perfect=False, lazy=True)
+    return _stream.model.Categorical(chances, perfect=False, lazy=True)
 
 
 def _foreseen(

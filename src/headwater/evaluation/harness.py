@@ -16,7 +16,7 @@ import numpy as np
 from headwater.core.errors import InputError, MissingExtraError
 from headwater.evaluation.config import Sampling
 from headwater.evaluation.items import Item, items_of
-from headwater.evaluation.likelihood import PairEncoder, encode_items, likelihoods
+from headwater.evaluation.likelihood import Pair, PairEncoder, encode_items, likelihoods
 from headwater.evaluation.opening import Opened, first_token
 from headwater.evaluation.score import document_losses
 from headwater.evaluation.tasks import Chosen, Generate, LanguageModelling, MultipleChoice, Rolling, Schema
@@ -47,7 +47,8 @@ class HarnessLM(LM):  # type: ignore[misc, valid-type]  # object, where lm-eval 
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """For each (context, continuation): its log-probability, and whether it is what the model would write."""
-        pairs = [request.args for request in requests]
+        arguments: list[Any] = [request.args for request in requests]
+        pairs: list[Pair] = [(context, continuation) for context, continuation in arguments]
         members: dict[str, list[int]] = {}
         for number, (context, _) in enumerate(pairs):
             members.setdefault(context, []).append(number)
@@ -71,7 +72,8 @@ class HarnessLM(LM):  # type: ignore[misc, valid-type]  # object, where lm-eval 
         """What the model writes after each context."""
         texts = []
         for request in requests:
-            context, asked = request.args
+            arguments: Any = request.args
+            context, asked = arguments
             until = asked.get("until", ())
             warm = asked.get("do_sample", False)
             settings = Sampling(
@@ -140,7 +142,7 @@ def harness_task(chosen: Chosen, folder: Path, *, data: Path | None = None, limi
             told |= {"filter_list": [{"name": "answer", "filter": [found, {"function": "take_first"}]}]}
             told |= {"doc_to_text": "prompt", "doc_to_target": "target"}
         case _:
-            raise InputError(f"a task of kind '{task.use}' is not run by lm-eval", place=chosen.name)
+            raise InputError(f"a task of kind '{task.kind}' is not run by lm-eval", place=chosen.name)
     return told
 
 
@@ -189,4 +191,5 @@ def run_in_harness(opened: Opened, tasks: Sequence[str | dict[str, Any]], **opti
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_defaults=any(isinstance(task, str) for task in tasks))
-    return simple_evaluate(model, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, **options)
+    evaluate: Any = simple_evaluate
+    return evaluate(model, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, **options)

@@ -86,8 +86,9 @@ def items_of(chosen: Chosen, folder: Path | None = None, limit: int | None = Non
 
 
 def _of_subtask(task: Task, subtask: str, folder: Path | None, limit: int | None) -> list[Item]:
-    whole = limit is None or task.order_seed is not None or task.shots_drawn == "each"
-    place, records = records_of(task.data, subtask, folder, None if whole else limit + task.shots + 1)
+    whole = task.order_seed is not None or task.shots_drawn == "each"
+    most = None if whole or limit is None else limit + task.shots + 1
+    place, records = records_of(task.data, subtask, folder, most)
     if task.order_seed is not None:
         random.Random(task.order_seed).shuffle(records)
     asked = records if limit is None else records[:limit]

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from headwater.core.config import Config, load, nearest
+from headwater.core.config import Config, load, nearest, tag
 from headwater.core.errors import InputError
 from headwater.core.store import hash_value
 from headwater.core.units import Count, Tokens
@@ -113,6 +113,11 @@ class Task(Config):
     def metrics(self) -> tuple[Metric, ...]:
         """What is measured; the first is the headline."""
         raise NotImplementedError
+
+    @property
+    def kind(self) -> str:
+        """Its name in `use:`."""
+        return str(tag(type(self)))
 
     def parts(self) -> Iterator[tuple[str, str]]:
         """Each subtask and what it has in common with others; one nameless part for a task without."""
