@@ -31,7 +31,8 @@ from headwater.documents.document import Shards, documents_of
 from headwater.evaluation.trace import trace
 from headwater.tokens.codec import Codec
 from headwater.tokens.encode import Encode, encode
-from headwater.tokens.index import Index, TextIndex, index
+from headwater.tokens.index import Index, index
+from headwater.tokens.text_index import TextIndex
 from headwater.tokens.tokenizer import TrainBpe, tokenizer
 from headwater.training.config import Train
 from headwater.training.phases import PhasedBatches
@@ -144,7 +145,7 @@ def measure(folder: Path, tokens: int) -> None:
 
 def open_unchecked(folder: Path) -> TextIndex:
     """The index of a folder whose manifest has no hashes, because no stage finished it."""
-    from headwater.tokens import index as module
+    from headwater.tokens import text_index as module
 
     module.check_quickly = lambda _: None
     return TextIndex(folder)

@@ -24,9 +24,10 @@ from headwater.evaluation.config import Memorization
 from headwater.evaluation.trace import Match, Source, trace
 from headwater.ledger import DOCUMENT_STAGES, PARTS
 from headwater.tokens.codec import Codec
-from headwater.tokens.index import Index, TextIndex
+from headwater.tokens.index import Index
 from headwater.tokens.shards import TokenFolder
 from headwater.tokens.suffixes import words_of
+from headwater.tokens.text_index import TextIndex
 from headwater.training.config import Train
 from headwater.training.phases import PhasedBatches
 

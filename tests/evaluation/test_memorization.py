@@ -19,10 +19,11 @@ from headwater.evaluation.shares import effective, rows, share, wilson
 from headwater.model.transformer import Transformer
 from headwater.tokens.codec import Codec
 from headwater.tokens.encode import Encode, encode
-from headwater.tokens.index import Index, TextIndex, index
+from headwater.tokens.index import Index, index
 from headwater.tokens.loader import Batches
 from headwater.tokens.mixture import Mixture
 from headwater.tokens.shards import HELD_OUT, TRAINING, TokenFolder
+from headwater.tokens.text_index import TextIndex
 from headwater.tokens.tokenizer import TrainBpe, tokenizer
 
 from .conftest import make_model
@@ -52,7 +53,7 @@ class Trained:
         index(Index(), places, Workspace(places["index"], machine))
         (places["index"] / "manifest.json").write_text("{}")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("headwater.tokens.index.check_quickly", lambda folder: None)
+            patch.setattr("headwater.tokens.text_index.check_quickly", lambda folder: None)
             self.index = TextIndex(places["index"])
         self.tokens = TokenFolder(places["tokens"])
         self.codec = Codec(places["tokenizer"] / "tokenizer")

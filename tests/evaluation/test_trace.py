@@ -12,8 +12,9 @@ from headwater.core.stage import Workspace
 from headwater.documents.document import ShardFile, documents_of
 from headwater.evaluation.absence import Removed, absence
 from headwater.evaluation.trace import read_by, spans, told, trace, union
-from headwater.tokens.index import Index, TextIndex, index
+from headwater.tokens.index import Index, index
 from headwater.tokens.suffixes import words_of
+from headwater.tokens.text_index import TextIndex
 
 POEM = "Über allen Gipfeln ist Ruh, in allen Wipfeln spürest du kaum einen Hauch; die Vögelein schweigen im Walde."
 STOCK = "All rights reserved. No part of this page may be reproduced in any form without permission in writing."
@@ -38,7 +39,7 @@ def open_index(folder: Path, texts: list[str]) -> TextIndex:
     index(Index(), {"documents": folder}, Workspace(out, Machine(workers=1)))
     (out / "manifest.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headwater.tokens.index.check_quickly", lambda folder: None)
+        patch.setattr("headwater.tokens.text_index.check_quickly", lambda folder: None)
         return TextIndex(out)
 
 

@@ -25,9 +25,11 @@ STAGES = [
     "split",
     "tokenizer",
     "encode",
+    "index",
     "initialize",
     "train",
     "evaluate",
+    "memorization",
     "export",
     "report",
 ]
@@ -128,10 +130,11 @@ def test_a_changed_setting_reruns_what_depends_on_it(results: Results, settings:
 
     assert waiting("evaluate.max_new_tokens=8") == {
         "evaluate": "max_new_tokens 16 -> 8",
+        "memorization": "evaluate changed",  # it traces what was written
         "export": "evaluate changed",  # the model card holds the scores
-        "report": "evaluate changed, export changed",
+        "report": "evaluate changed, memorization changed, export changed",
     }
-    assert list(waiting("train.steps=30")) == ["train", "evaluate", "export", "report"]
+    assert list(waiting("train.steps=30")) == ["train", "evaluate", "memorization", "export", "report"]
     assert list(waiting("clean.steps.1.min_characters=200")) == STAGES[1:]
     assert waiting("clean.steps.1.min_characters=200")["clean"] == "steps.1.min_characters 160 -> 200"
     assert waiting("machine.workers=1", "machine.threads=1") == {}
@@ -164,6 +167,7 @@ def test_a_missing_section_is_named(settings: tuple[str, ...]) -> None:
     assert caught.value.lines == (
         "tiny: train: needs encode; add a section 'encode:'",
         "tiny: evaluate: needs encode; add a section 'encode:'",
+        "tiny: memorization: needs encode; add a section 'encode:'",
     )
 
 

@@ -18,8 +18,8 @@ from headwater.evaluation.trace import trace
 from headwater.flow import Results
 from headwater.ledger import trace as ledger_of
 from headwater.tokens.codec import Codec
-from headwater.tokens.index import TextIndex
 from headwater.tokens.shards import TokenFolder
+from headwater.tokens.text_index import TextIndex
 from headwater.tracing import Steps, open_index, steps_of
 from headwater.training.config import Train
 from headwater.training.phases import PhasedBatches

@@ -18,8 +18,9 @@ from headwater.core.stage import Stage, Store, perform
 from headwater.core.store import HashMemory
 from headwater.documents.document import ShardFile, documents_of
 from headwater.tokens import index as module
-from headwater.tokens.index import Index, TextIndex
+from headwater.tokens.index import Index
 from headwater.tokens.suffixes import words_of
+from headwater.tokens.text_index import TextIndex
 
 Make = Callable[..., TextIndex]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from headwater.evaluation.trace import Match, line, match, spans
-from headwater.tokens.index import TextIndex
 from headwater.tokens.suffixes import Words, words_of
+from headwater.tokens.text_index import TextIndex
 
 MIN_WORDS = 13
 """Words of a run that counts as something left. Source: Brown et al. 2020 (arXiv:2005.14165), appendix C, who take 13-grams to

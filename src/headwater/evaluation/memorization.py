@@ -14,9 +14,9 @@ from headwater.evaluation.generate import generate
 from headwater.evaluation.shares import share
 from headwater.model.transformer import Transformer
 from headwater.tokens.codec import Codec
-from headwater.tokens.index import TextIndex
 from headwater.tokens.shards import HELD_OUT, TRAINING, TokenFolder, TokenSource
 from headwater.tokens.suffixes import words_of
+from headwater.tokens.text_index import TextIndex
 
 TOGETHER = 64
 """Passages continued side by side."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headwater.tokens.index import Place, TextIndex
 from headwater.tokens.suffixes import Words, words_of
+from headwater.tokens.text_index import Place, TextIndex
 
 MIN_WORDS = 8
 """Words of a match, by default."""
