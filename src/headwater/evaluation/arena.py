@@ -26,7 +26,7 @@ MEAN = 1000
 """Rating of an average model."""
 PRIOR = 1.0
 """Votes that each model is given beforehand, half won and half lost against an average one: without them a model that
-always won would have no finite rating. Source: the conjugate prior of Caron & Doucet 2012 (arXiv:1011.1761), as ties."""
+always won would have no finite rating. Source: the conjugate prior of Caron & Doucet 2012 (arXiv:1011.1761), as votes."""
 
 
 class Side(Config):
@@ -216,8 +216,9 @@ def ratings(counts: np.ndarray) -> np.ndarray:
     ties_DKK = counts[:, 1] + counts[:, 1].transpose(0, 2, 1)
     wins_DKK = counts[:, 0] + ties_DKK / 2
     games_DKK = wins_DKK + wins_DKK.transpose(0, 2, 1)
-    strengths_DK = np.zeros(wins_DKK.shape[:2])
-    diagonal = np.arange(strengths_DK.shape[1])
+    models = wins_DKK.shape[1]
+    strengths_DK = np.zeros((len(wins_DKK), models))
+    diagonal = np.arange(models)
     for _ in range(200):
         chance_DKK = 1 / (1 + np.exp(strengths_DK[:, None, :] - strengths_DK[:, :, None]))
         own_DK = 1 / (1 + np.exp(-strengths_DK))
@@ -238,13 +239,18 @@ def intervals(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Lowest and highest rating and place [K] of each model in `confidence` of drawings of as many votes, with replacement.
 
-    Drawing votes anew is drawing the counts of all their outcomes from a multinomial distribution.
+    Drawing votes anew is drawing the counts of all their outcomes from a multinomial distribution. For each pair that met,
+    one vote is added to those drawn from, which falls as the ratings say: a single vote, or votes for one model alone, would be
+    the same in every drawing, and make a band without width of the least that can be known.
 
-    Source: the percentile bootstrap, Efron & Tibshirani 1993, chapter 13.
+    Source: the percentile bootstrap, Efron & Tibshirani 1993, chapter 13; the vote that is added is ours.
     """
-    total = int(counts.sum())
-    flat = counts.reshape(-1)
-    drawn = np.random.default_rng(seed).multinomial(total, flat / total, size=draws)
+    fitted_K = ratings(counts[None])[0]
+    chance_KK = 1 / (1 + np.exp((fitted_K[None, :] - fitted_K[:, None]) / SCALE))
+    met_KK = (counts + counts.transpose(0, 2, 1)).sum(0) > 0
+    weights = counts + np.stack([met_KK * chance_KK, np.zeros_like(chance_KK)])
+    shares = weights.reshape(-1) / weights.sum()
+    drawn = np.random.default_rng(seed).multinomial(int(counts.sum()), shares, size=draws)
     ratings_DK = ratings(drawn.reshape(draws, *counts.shape))
     places_DK = 1 + (ratings_DK[:, None, :] > ratings_DK[:, :, None] + 1e-6).sum(2)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]

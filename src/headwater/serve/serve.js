@@ -87,6 +87,7 @@ function onSubmit(form, work) {
   const stop = form.querySelector(".stop"), main = form.querySelector(".main"), told = form.querySelector(".told");
   let running = null;
   if (stop) stop.addEventListener("click", () => running && running.abort());
+  form.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(); });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (running) return;
@@ -365,7 +366,7 @@ function oneDocument(one) {
   const fate = one.fate === "dropped" ? `dropped by ${one.stage}: ${one.rule}${measured}${limit}${one.detail ? ", " + one.detail : ""}` : "kept";
   const more = one.characters - [...one.text].length;
   return make("article", { class: "document" },
-    facts([["", fate], ["source", one.source], ["url", one.url && link(one.url)], ["licence", one.licence], ["language", one.language], ["id", one.id]]),
+    facts([["fate", fate], ["source", one.source], ["url", one.url && link(one.url)], ["licence", one.licence], ["language", one.language], ["id", one.id]]),
     make("pre", { class: "text", dir: "auto", tabindex: "0", "aria-label": "text of a document" }, one.text),
     more > 0 ? make("p", { class: "remark" }, `and ${number(more)} more characters; search for its id to see all`) : null);
 }
