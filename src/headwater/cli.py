@@ -560,7 +560,7 @@ def watch(
     max_bytes: Annotated[str, Parameter(help="How much held-out text of each source is scored.")] = "200 kB",
     every: Annotated[float, Parameter(help="Seconds between two looks for a new checkpoint.")] = 10.0,
     once: Annotated[bool, Parameter(negative="", help="Score what is there, and do not wait for more.")] = False,
-    threads: Annotated[int | None, Parameter(help="Processor threads, so that the training keeps the others.")] = None,
+    threads: Annotated[int, Parameter(help="Processor threads; few leave the others to the training. 0: all.")] = 0,
     device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -574,7 +574,7 @@ def watch(
         size = parse_bytes(max_bytes)
     except ValueError as error:
         raise InputError(str(error), place="--max-bytes") from None
-    machine = hardware.Machine(device=device, **({"threads": threads} if threads else {}))
+    machine = hardware.Machine(device=device, threads=threads)
     watching = door("headwater.evaluation.watch:watch")(
         run, tasks, machine, data=data, items=items, max_bytes=size, every=every, once=once
     )

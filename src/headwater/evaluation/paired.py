@@ -150,10 +150,10 @@ def _difference(one: Marks, other: Marks, kept: np.ndarray) -> tuple[Marks, Pair
         return one, paired(a, b, clusters), test, float(a.mean()), float(b.mean())
     bits = 1 / math.log(2) / sizes.mean()  # so that the mean of a - b is the difference of the two ratios
     a, b = a * bits, b * bits
-    values = [float(x.sum() / len(x)) for x in (a, b)]
+    first, second = float(a.mean()), float(b.mean())
     if one.metric == "perplexity":
-        values = [2**value for value in values]
-    return one, paired(b, a, clusters), sign_flip(b, a, clusters), *values  # fewer bits are better
+        first, second = 2**first, 2**second
+    return one, paired(b, a, clusters), sign_flip(b, a, clusters), first, second  # fewer bits are better
 
 
 def _is_right_or_wrong(*marks: np.ndarray) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
-from headwater import __version__
 from headwater.core.units import format_count
 from headwater.report.blocks import ABSENT, Block, Continuation, Details, Page, Section, Table, Text, decimal, whole
 
@@ -32,7 +32,7 @@ def comparison_page(found: Json) -> Page:
         tiles=[],
         notices=[],
         sections=sections,
-        made=f"Made by Headwater {__version__} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+        made=f"Made by Headwater {version('headwater')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
     )
 
 

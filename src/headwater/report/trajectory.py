@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
-from headwater import __version__
 from headwater.report.blocks import Block, Figures, Page, Section, Table, Text, decimal, whole
 from headwater.report.figures import HALF, curves
 
@@ -27,7 +27,7 @@ def trajectory_page(name: str, rows: Sequence[Row]) -> Page:
         tiles=[],
         notices=[],
         sections=sections,
-        made=f"Made by Headwater {__version__}.",
+        made=f"Made by Headwater {version('headwater')}.",
     )
 
 
