@@ -47,6 +47,8 @@ AFTER = 210
 """Steps after growth."""
 SCRATCH = 950
 """Steps from scratch at the final depth: 20 tokens for each of its parameters."""
+DEEP = 900
+"""Steps of 12 layers, which are to be cut to 8, and of 8 layers from scratch: about 10 and 15 tokens for each parameter."""
 LATE = 100
 """Added to the seed of the data after a change, so that nobody goes on with text just seen."""
 
@@ -84,6 +86,12 @@ FIGURE = {
         "2 layers continued at 400 %": "2 layers, never grown",
         "2 layers stacked at 100 %": "grown after 20 tokens per parameter",
         "2 layers stacked at 400 %": "grown after 80",
+    },
+    "12 layers become 8": {
+        "8 layers": "8 layers from scratch",
+        "12 layers": "12 layers, never cut",
+        "12 layers cut to 8, middle": "cut in the middle",
+        "12 layers cut to 8, measured": "cut by measured loss",
     },
 }
 """Panels of the figure: their titles, what is drawn, and its name there."""
@@ -135,6 +143,11 @@ def cases() -> Iterator[Case]:
     yield Case("depth_upscale at 50 %", 250, "base", CHINCHILLA // 2, SOLAR, every=25)
     # shrinking 6 layers to 4 with healing, against the 4 layers from scratch, which is "base"
     yield Case("shrunk", AFTER, "scratch", None, {"use": "middle", "drop": 2}, control=None, rival="base")
+    yield Case("12 layers", DEEP, layers=12, warmup=20, every=45)
+    yield Case("8 layers", DEEP, layers=8, warmup=20, every=30)
+    for how in ("middle", "measured"):
+        cut = {"use": how, "drop": 4}
+        yield Case(f"12 layers cut to 8, {how}", AFTER, "12 layers", None, cut, control=None, rival="8 layers")
     yield from _released()
     yield Case("depth_upscale at 25 %", 375, "base", CHINCHILLA // 4, SOLAR, every=25)
     for name, sources in WHICH.items():
@@ -224,7 +237,7 @@ def recipe_of(case: Case, seed: int, work: Path, folders: dict[str, Path], train
             path = folder / "checkpoint"  # the last step
         start = {"use": "checkpoint", "path": str(path), "optimizer_state": case.state}
         if case.growth is not None:
-            shrinks = case.growth["use"] == "middle"
+            shrinks = "drop" in case.growth
             more = {"use": "shrunk", "layers": case.growth} if shrinks else {"use": "grown", "growth": case.growth}
             start = {"source": start, **more}
     kind = {"use": "wsd", "decay_share": 1.0} if case.decay else {"use": "constant"}
@@ -279,7 +292,7 @@ def run_seed(work: Path, seed: int, only: Sequence[str]) -> None:
 
     path = work / f"results-{seed}.jsonl"
     rows = {row["case"]: row for row in map(json.loads, path.read_text().splitlines())} if path.is_file() else {}
-    folders: dict[str, Path] = {name: Path(row["folder"]) for name, row in rows.items()}
+    folders = {name: Path(row["folder"]) for name, row in rows.items() if "folder" in row}
     for case in cases():
         if case.name in rows or (case.source is not None and not any(part in case.name for part in only)):
             continue
@@ -354,6 +367,7 @@ def read_runs(work: Path, per_step: dict[int, float] | None = None) -> Runs:
     rows = {}
     for path in sorted(work.glob("results-*.jsonl")):
         rows |= {(row["case"], row["seed"]): row for row in map(json.loads, path.read_text().splitlines())}
+    rows = {key: row for key, row in rows.items() if per_step is None or row["layers"] in per_step}
     cost = {key: per_step[row["layers"]] if per_step else row["flops_per_step"] for key, row in rows.items()}
 
     def before(key: tuple[str, int]) -> float:
@@ -437,12 +451,12 @@ class Table:
             found.append(1 - spent / total if run.before < total else math.nan)
         return band(found)
 
-    def shrinking(self) -> str:
-        """Share of the cost of 4 layers from scratch that healing a shrunk model saves, its source given."""
+    def shrinking(self, case: str, rival: str) -> str:
+        """Share of the cost of as many layers from scratch that healing a shrunk model saves, its source given."""
         found = []
-        for seed in self.seeds("shrunk", "base"):
-            shrunk, base = self.runs["shrunk", seed], self.runs["base", seed]
-            found.append(1 - shrunk.costs[-1] / cost_of(base, shrunk.losses[-1]))
+        for seed in self.seeds(case, rival):
+            shrunk, scratch = self.runs[case, seed], self.runs[rival, seed]
+            found.append(1 - shrunk.costs[-1] / cost_of(scratch, shrunk.losses[-1]))
         return band(found)
 
     def recovery(self, case: str, source: str) -> str:
@@ -466,6 +480,7 @@ def tell(work: Path, figure: Path | None) -> None:
         print(f"Processor seconds of a step, in turns in one process: {speeds}\n")
         seconds = Table(read_runs(work, {int(layers): value for layers, value in speeds.items()}))
     done = [case for case in cases() if flops.seeds(case.name)]
+    cut = [case for case in done if case.growth and "drop" in case.growth]
     print("| run | seeds | steps | loss before its first step | at its end |\n|---|---|---|---|---|")
     for case in done:
         seeds = len(flops.seeds(case.name))
@@ -483,7 +498,7 @@ def tell(work: Path, figure: Path | None) -> None:
             continue
         print(f"\n| equal {unit} | {head} |\n|---|---|---|---|---|---|")
         for case in done:
-            if case.source is None or case.name in ("base, long", "base decayed", "shrunk"):
+            if case.source is None or case in cut or case.name in ("base, long", "base decayed"):
                 continue
             cells = (
                 table.against(case.name, case.rival) if case.rival else "-",
@@ -497,7 +512,9 @@ def tell(work: Path, figure: Path | None) -> None:
         for case in done:
             if case.source == "base" and case.step == CHINCHILLA and case.growth and case.name != PAIRED:
                 print(f"| {case.name} | {table.against(case.name, PAIRED)} |")
-        print(f"\nShrunk: saved of the cost of its last loss from scratch, its source given: {table.shrinking()}")
+        print("\n| cut | saved of the cost of its last loss from scratch, its source given |\n|---|---|")
+        for case in cut:
+            print(f"| {case.name} | {table.shrinking(case.name, case.rival)} |")
     if figure:
         draw(flops, figure)
 
@@ -514,6 +531,8 @@ def draw(table: Table, path: Path) -> None:
             losses = np.mean([run.losses for run in runs], axis=0)
             for spent, loss in zip(runs[0].totals, losses, strict=True):
                 points.append({"run": names[case], "TFLOP": spent / 1e12, "loss": loss})
+        if not points:  # none of these was run
+            continue
         low = min(point["loss"] for point in points)
         panels.append(
             altair.Chart(altair.Data(values=points), title=title)
@@ -541,7 +560,7 @@ def speed(work: Path, rounds: int = 12) -> None:
     from headwater.training.train import Run as Training
 
     trainings = {}
-    for layers in (2, BASE_LAYERS, GROWN_LAYERS):
+    for layers in (2, BASE_LAYERS, GROWN_LAYERS, 8, 12):
         recipe = recipe_of(Case("speed", 10_000, layers=layers), 0, work, {})
         results = run(recipe, until="initialize")
         out = Workspace(work / "speed" / str(layers), recipe.machine)

@@ -52,6 +52,17 @@ def test_problems_are_lines_with_places_and_exit_code_2(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[2].startswith("hint: ")
 
 
+def test_a_recipe_that_cannot_run_does_not_pass_its_check(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(
+        "read:\n  sources:\n    a: {use: text, paths: [nothing.txt]}\nclean: {steps: [{use: normalise}]}\n"
+    )
+    done = headwater("check", "my.yaml", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout.startswith("my.yaml: well-formed, 3 stages: read, clean, report")
+    assert done.stderr.startswith("it cannot run yet: nothing.txt: no such file")
+    assert "\nhint: " in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -60,6 +71,7 @@ def test_problems_are_lines_with_places_and_exit_code_2(tmp_path: Path) -> None:
         (("plan", "demo", "--until", "trian"), "no such stage 'trian'; did you mean 'train'?"),
         (("list", "recipe"), "no such list 'recipe'; did you mean 'recipes'?"),
         (("runn", "demo"), "runn"),
+        (("tokens", "demo", "--to", "rows.parquet", "--steps", "0"), "steps: 0 training steps have no rows"),
         (("plan", "demo", "train.sede=1"), "train.sede=1: train.sede: no such setting; did you mean 'seed'?"),
     ],
 )

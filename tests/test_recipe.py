@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from headwater.core.errors import RecipeError
+from headwater.model.config import RandomWeights
 from headwater.recipe import load
 
 RECIPE = """
@@ -66,3 +67,23 @@ def test_a_language_that_a_source_brings_is_known(tmp_path: Path, more: str) -> 
     recipe = RECIPE.replace("{use: text, paths: a.txt}", "{paths: a.txt" + source + "}")
     (tmp_path / "own.yaml").write_text(recipe.replace("sources: [prose]}]", "languages: [xyz]}]"))
     assert load(tmp_path / "own.yaml")
+
+
+def test_the_reproduction_of_gpt2_has_karpathys_numbers() -> None:
+    """Those of build-nanogpt's train_gpt2.py at commit 6104ab1."""
+    recipe = load("gpt2-124m")
+    train, start = recipe.train, recipe.initialize
+    assert isinstance(start, RandomWeights)
+    assert train is not None
+    model, _ = start.derive(50_257)
+    assert (model.family, model.vocab_size, model.parameters()) == ("gpt2", 50_304, 124_475_904)
+    assert (model.num_layers, model.num_heads, model.hidden_size, model.context_length) == (12, 12, 768, 1024)
+    assert (model.init_std, start.residual, model.tie_embeddings) == (0.02, "scaled", True)
+    assert (train.steps, train.batch_tokens, train.sequence_length) == (19_073, 524_288, 1024)
+    assert train.batch_sequences % train.micro_batch_sequences == 0
+    optimizer = train.optimizer.model_dump()
+    wanted = {"use": "adamw", "learning_rate": 6e-4, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "weight_decay": 0.1}
+    assert wanted.items() <= optimizer.items()
+    assert train.clip_norm == 1.0
+    rates = [6e-4 * train.schedule(step, train.steps) for step in (0, 714, 715, 9894, 19_072)]
+    assert rates == pytest.approx([6e-4 / 715, 6e-4, 6e-4, 3.3e-4, 6e-5], rel=1e-4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -60,20 +61,26 @@ def new(
 
 @app.command
 def check(recipe: Recipe, /, *overrides: Overrides) -> None:
-    """Check a recipe: every problem at once, each with its place, and whether what it reads is there. Nothing runs."""
-    from headwater.core.errors import HeadwaterError
+    """Check a recipe: every problem at once, each with its place, and whether what it reads is there. Nothing runs.
+
+    Exits with 2 when the recipe cannot run.
+    """
     from headwater.flow import plan as look
     from headwater.flow import stages_of
     from headwater.recipe import load, model_of
 
-    loaded = load(recipe, *overrides)
-    print(f"{recipe}: ok, {len(stages_of(loaded))} stages: {', '.join(stage.name for stage in stages_of(loaded))}")
-    for line in model_of(loaded):
-        print(line)
+    loaded, problem = load(recipe, *overrides), None
     try:
         look(loaded)
     except HeadwaterError as error:
-        print(f"it cannot run yet: {error}")
+        problem = error
+    stages = stages_of(loaded)
+    state = "well-formed" if problem else "ok"
+    print(f"{recipe}: {state}, {len(stages)} stages: {', '.join(stage.name for stage in stages)}")
+    for line in model_of(loaded):
+        print(line)
+    if problem:
+        complain([f"it cannot run yet: {line}" for line in problem.lines], problem.hint)
 
 
 @app.command
@@ -102,13 +109,22 @@ def plan(
         str | None,
         Parameter(help="What the document stages would take for so much input: a size, or common-crawl-warc or -wet."),
     ] = None,
+    measure: Annotated[
+        bool, Parameter(negative="", help="Train 20 real steps first, and go by them; runs the stages before training.")
+    ] = False,
+    gpu: Annotated[str | None, Parameter(help="What training would take on this kind of GPU instead.")] = None,
+    count: Annotated[int | None, Parameter(help="How many of them; default: the fewest on which it fits.")] = None,
+    prices: Annotated[Path | None, Parameter(help="Your copy of prices, hardware and grids.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what will run and why, how long it takes and how much disk it needs."""
+    """Say what will run and why, how long it takes, what it needs, and what training costs and is expected to reach."""
     from headwater import flow
     from headwater.recipe import load
 
-    planned = flow.plan(load(recipe, *overrides), until)
+    loaded = load(recipe, *overrides)
+    planned = flow.measure(loaded) if measure else flow.plan(loaded, until)
+    if gpu is not None or count is not None or prices is not None:
+        planned = flow.elsewhere(planned, gpu, count, prices)
     if scale is not None:
         from headwater.advice.scale import extrapolate, parse_target
 
@@ -126,9 +142,123 @@ def plan(
             "parameters": planned.model.parameters(),
             "derived": derived,
         }
-        print_json({"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture, "model": model})
+        stages = {"recipe": planned.recipe.name, "stages": planned.rows(), "mixture": mixture, "model": model}
+        settled = [one._asdict() for one in planned.training]
+        expected = planned.outlook and planned.outlook.to_json()
+        print_json({**stages, "training": settled, "outlook": expected})
         return
     print(planned)
+
+
+@app.command
+def cost(
+    *,
+    model: Annotated[str | None, Parameter(help="A model with a name, or a config.json of transformers.")] = None,
+    parameters: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="Parameters of a model without a shape, as 7B.")
+    ] = None,
+    tokens: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="Tokens to train on, as 2T; repetitions count.")
+    ] = None,
+    unique_tokens: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="How many of them are different.")
+    ] = None,
+    gpu: Annotated[str, Parameter(help="Kind of GPU.")] = "h100-80gb",
+    count: Annotated[
+        int | None, Parameter(allow_leading_hyphen=True, help="GPUs; default: the fewest on which the model fits.")
+    ] = None,
+    sequence_length: Annotated[
+        int | None, Parameter(allow_leading_hyphen=True, help="Tokens of a row; default: the model's context.")
+    ] = None,
+    micro_batch: Annotated[int, Parameter(allow_leading_hyphen=True, help="Rows at a time on a GPU.")] = 1,
+    sharding: Annotated[
+        Literal["none", "optimizer", "gradients", "weights"] | None,
+        Parameter(help="What is spread: nothing (DDP), ZeRO 1, 2, or 3 (FSDP); default: the simplest that fits."),
+    ] = None,
+    tensor_parallel: Annotated[int, Parameter(allow_leading_hyphen=True, help="GPUs that share each matrix.")] = 1,
+    recompute: Annotated[
+        bool | None,
+        Parameter(help="Compute activations again in the backward pass; default: where memory asks for it."),
+    ] = None,
+    precision: Annotated[Literal["fp32", "tf32", "bf16", "fp8"], Parameter(help="Format of products.")] = "bf16",
+    software: Annotated[
+        Literal["eager", "compiled", "hand-written"], Parameter(help="How the model is computed.")
+    ] = "compiled",
+    trainable: Annotated[str, Parameter(help="What learns: all, embeddings, head, last:N or every:N blocks.")] = "all",
+    mfu: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="Share of the peak over the whole run, as 0.4 or 40%.")
+    ] = None,
+    goodput: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="Share of the time that makes progress.")
+    ] = None,
+    price: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="USD of a GPU's hour.")] = None,
+    watts: Annotated[float | None, Parameter(allow_leading_hyphen=True, help="Power of a GPU [W].")] = None,
+    pue: Annotated[
+        float | None, Parameter(allow_leading_hyphen=True, help="Energy of the data centre over that of its computers.")
+    ] = None,
+    grid: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="Where the electricity is from, or g CO2e for a kWh.")
+    ] = "world",
+    claimed_gpu_hours: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="What somebody says it takes, to be checked.")
+    ] = None,
+    claimed_days: Annotated[float | None, Parameter(allow_leading_hyphen=True, help="The same in days.")] = None,
+    claimed_mfu: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="Its share of the peak.")] = None,
+    claimed_flops: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="Its FLOPs.")] = None,
+    claimed_tokens_per_second: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="Its speed.")] = None,
+    claimed_parameters: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="Its parameters.")] = None,
+    claimed_usd: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="Its price.")] = None,
+    claimed_co2: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="Its carbon [t].")] = None,
+    claimed_kwh: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="Its energy.")] = None,
+    claimed_optimal_tokens: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="What it takes for the best tokens.")
+    ] = None,
+    prices: Annotated[Path | None, Parameter(help="Your copy of prices, hardware and grids.")] = None,
+    write_prices: Annotated[Path | None, Parameter(help="Write a copy of them to edit, and stop.")] = None,
+    table: Annotated[bool, Parameter(negative="", help="Compute every published run anew.")] = False,
+    models: Annotated[bool, Parameter(negative="", help="List the models with a name.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What training takes: parameters, FLOPs, memory, GPU-hours, days, money, carbon; and whether a claim can be."""
+    from headwater.advice import architecture, asking, runs, statement
+    from headwater.advice.claims import check
+    from headwater.advice.market import market
+    from headwater.advice.market import write_prices as write
+
+    if write_prices:
+        write(write_prices)
+        print(f"{write_prices}: edit it, then: headwater cost --prices {write_prices} ...")
+        return
+    if models:
+        rows = [
+            (name, architecture.summary(known), known.describe()) for name, known in architecture.published().items()
+        ]
+        print_rows(("model", "parameters", "shape"), rows, as_json)
+        return
+    known = market(prices)
+    if table:
+        found = runs.table(known)
+        if as_json:
+            print_json([row.to_json() for row in found])
+        else:
+            print_rows(statement.RUN_HEADER, list(statement.run_rows(found)), as_json=False)
+        return
+    job = asking.job(
+        known, model=model, parameters=parameters, tokens=tokens, unique_tokens=unique_tokens, gpu=gpu, gpus=count,
+        sequence_length=sequence_length, micro_batch=micro_batch, sharding=sharding, tensor_parallel=tensor_parallel,
+        recompute=recompute, precision=precision, software=software, trainable=trainable, mfu=mfu, goodput=goodput,
+        price=price, watts=watts, pue=pue, grid=grid,
+    )  # fmt: skip
+    claims = asking.claims(
+        gpu_hours=claimed_gpu_hours, days=claimed_days, mfu=claimed_mfu, flops=claimed_flops,
+        tokens_per_second=claimed_tokens_per_second, parameters=claimed_parameters, usd=claimed_usd,
+        co2_tonnes=claimed_co2, kwh=claimed_kwh, optimal_tokens=claimed_optimal_tokens,
+    )  # fmt: skip
+    found = check(job, claims)
+    if as_json:
+        print_json(job.to_json() | {"checks": [vars(finding) for finding in found]})
+    else:
+        print(statement.statement(job, found))
 
 
 @app.command
@@ -626,7 +756,8 @@ def inspect(
         table.add_row(stage, reason, of, f"{number:,}")
     print_table(table)
     shown = len(found.documents)
-    print(f"\n{found.fitting:,} documents fit" + (f"; {shown} of them, drawn by seed {seed}:" if shown else "."))
+    fit = "1 document fits" if found.fitting == 1 else f"{found.fitting:,} documents fit"
+    print(f"\n{fit}" + (f"; {shown} of them, drawn by seed {seed}:" if shown else "."))
     for row in found.documents:
         print_document(row, 0 if id else characters)
 
@@ -636,7 +767,7 @@ def forget(
     recipe: Annotated[str, Parameter(help="Name of a recipe that has run, or folder of a run.")],
     /,
     *,
-    url: Annotated[str | None, Parameter(help="Documents whose address begins so.")] = None,
+    url: Annotated[str | None, Parameter(help="Documents at this address, and below it.")] = None,
     source: Annotated[str | None, Parameter(help="Documents of this source.")] = None,
     id: Annotated[str | None, Parameter(help="Documents whose id begins so.")] = None,  # noqa: A002
     meta: Annotated[tuple[str, ...], Parameter(help="Documents with this in their meta, as author=Jane.")] = (),
@@ -663,7 +794,7 @@ def forget(
             table.add_row(holding.stage, f"{holding.documents:,}", holding.how, str(holding.path))
         print_table(table)
         print(
-            f"\n{len(ledger.ids):,} documents, and {len(ledger.copies):,} near-duplicates that were dropped for them."
+            f"\n{_counted(ledger.ids, 'document')}, and {_counted(ledger.copies, 'near-duplicate')} dropped for them."
         )
     if add_to is not None:
         lines = add_to_list(add_to, search, ledger, copies)
@@ -844,6 +975,27 @@ def speed(
 
 
 @app.command
+def ladder(recipe: Recipe, /, *overrides: Overrides, as_json: Json = False) -> None:
+    """Train a few small models on a recipe's text, and say how good its own will be, before it is trained."""
+    from headwater import flow
+    from headwater.recipe import load
+
+    path, law, expected = flow.ladder(load(recipe, *overrides))
+    found = expected.bits_per_byte if expected else law.predict(law.parameters, law.tokens)
+    if as_json:
+        print_json({"law": law.to_json(), "forecast": found and vars(found), "file": str(path)})
+        return
+    table = plain_table(">parameters", ">tokens", ">bits per byte", ">by the law")
+    for rung in law.rungs:
+        by_law = law.predict(rung.parameters, rung.tokens).value
+        table.add_row(f"{rung.parameters:,.0f}", f"{rung.tokens:,.0f}", f"{rung.bits_per_byte:.3f}", f"{by_law:.3f}")
+    print_table(table)
+    print(f"\n{law}")
+    if found:
+        print(f"expected of the recipe: {found.value:.3f} bits per byte, {found.low:.3f} to {found.high:.3f}")
+
+
+@app.command
 def doctor(*, as_json: Json = False) -> None:
     """Check this machine: Python, libraries, compiler, processors, memory, disk."""
     from headwater import listing
@@ -885,6 +1037,10 @@ def complain(problems: list[str], hint: str) -> None:
         if hint:
             log.console.print(f"hint: {hint}", markup=False)
     raise SystemExit(2) from None
+
+
+def _counted(things: Sized, name: str) -> str:
+    return f"{len(things):,} {name}" + ("" if len(things) == 1 else "s")
 
 
 def print_results(results: Any, recipe: str) -> None:
@@ -1007,6 +1163,17 @@ def print_table(table: Table) -> None:
     """Print a table on standard output, as wide as the terminal or, in a file, as it needs."""
     width = None if sys.stdout.isatty() else 200
     Console(highlight=False, no_color=not hardware.colour_allowed(), width=width, markup=False).print(table)
+
+
+def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]], as_json: bool) -> None:
+    """Print rows as a table, or as JSON."""
+    if as_json:
+        print_json([dict(zip((name.lstrip(">") for name in header), row, strict=True)) for row in rows])
+        return
+    table = plain_table(*header)
+    for row in rows:
+        table.add_row(*row)
+    print_table(table)
 
 
 def print_json(value: Any) -> None:

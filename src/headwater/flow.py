@@ -10,25 +10,31 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from headwater.advice import ladder as rungs
+from headwater.advice import pace
 from headwater.advice.delivery import Delivery, delivery
 from headwater.advice.estimate import Estimate, derived_model, estimate
+from headwater.advice.outlook import Outlook, keep_activations, outlook, remember
 from headwater.core import hardware
+from headwater.core.bucket import bucket_of
 from headwater.core.config import Config
 from headwater.core.errors import HeadwaterError, InputError, MismatchError, RecipeError, StoreError
 from headwater.core.hardware import Machine, free_disk_bytes, share_processor
 from headwater.core.log import logger
-from headwater.core.stage import Stage, Step, Store, door, library_versions, perform, stage_named
+from headwater.core.stage import Stage, Step, Store, Workspace, door, library_versions, perform, stage_named
 from headwater.core.store import HashMemory, atomic_path, read_json, storage_error, write_json
 from headwater.core.units import format_bytes, format_seconds
-from headwater.model.config import Export
+from headwater.model.config import Export, RandomWeights
 from headwater.model.dial import Derivation
+from headwater.model.presets import NewModel
 from headwater.model.shape import ModelConfig
 from headwater.recipe import Recipe
 from headwater.report import Report
+from headwater.training.regimes import Told, tell
 
 DOCUMENTS = ("split", "decontaminate", "dedup", "clean", "read")
 """Who hands on documents: the last of these that is in the recipe."""
@@ -71,6 +77,7 @@ FLOW = (
 
 CONVERT = "headwater.export:convert"
 LADDER = "headwater.training.ladder:ladder"
+TRIAL, ACTIVATIONS = "headwater.training.trial:trial", "headwater.advice.activations:count"
 
 TABLE = "headwater.training.phases:write_rows"
 
@@ -92,11 +99,15 @@ class Plan:
     delivery: Delivery | None = None
     """What training will take from each source, if there is training to do."""
     model: ModelConfig | None = None
-    """The model that will be made, if it is a new one."""
+    """The model that will be made, or gone on with."""
     derived: tuple[Derivation, ...] = ()
     """What of its shape follows from the dial."""
+    training: tuple[Told, ...] = ()
+    """What the regime of the training and published laws have settled."""
     left_behind: tuple[Path, str] | None = None
     """A training that was begun and has changed since: its unfinished folder, and what changed."""
+    outlook: Outlook | None = None
+    """What training is expected to take and to reach, while it has not run."""
 
     @property
     def waiting(self) -> tuple[Step, ...]:
@@ -138,7 +149,11 @@ class Plan:
         model = (
             [f"model: {self.model.describe()}", *(f"  {number}" for number in self.derived), ""] if self.model else []
         )
-        return "\n".join([*lines, "", *mixture, *model, *self.notes(), self.summary()])
+        regime = getattr(self.recipe.train, "regime", None)
+        title = f"training: regime {regime}" if regime else "training"
+        training = [title, *(f"  {one}" for one in self.training), ""] if self.training else []
+        expected = [str(self.outlook), ""] if self.outlook else []
+        return "\n".join([*lines, "", *mixture, *model, *training, *expected, *self.notes(), self.summary()])
 
     def notes(self) -> list[str]:
         """Libraries that have another version now than when finished stages were made; nothing runs anew for that."""
@@ -236,8 +251,8 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     stages = stages_of(recipe)
     if until is not None:
         stages = stages[: stages.index(stage_named(stages, until)) + 1]
-    folder = Path(recipe.machine.store)
-    store = Store(folder, _last_run(recipe), _last_run(recipe, BEGUN))
+    folder = recipe.machine.store_folder
+    store = Store(folder, _last_run(recipe), _last_run(recipe, BEGUN), bucket_of(recipe.machine))
     hashes = HashMemory(folder / ".hashes.json")
     steps: dict[str, Step] = {}
     for stage in stages:
@@ -248,8 +263,13 @@ def plan(recipe: Recipe, until: str | None = None) -> Plan:
     planned = list(steps.values())
     training = steps.get("train")
     left_behind = store.left_behind(training) if training and not training.partial.is_dir() else None
-    costs, taken = tuple(estimate(planned, folder)), delivery(planned, folder)
-    return Plan(recipe, tuple(planned), costs, folder, taken, *derived_model(planned), left_behind)
+    costs = tuple(estimate(planned, folder, recipe.machine))
+    taken = delivery(planned, folder, recipe.machine)
+    model, derived = derived_model(planned)
+    settled = tuple(tell(recipe.train, model)) if recipe.train and training else ()
+    waits = training is not None and not training.finished
+    expected = outlook(planned, taken, recipe.machine, folder) if waits else None
+    return Plan(recipe, tuple(planned), costs, folder, taken, model, derived, settled, left_behind, expected)
 
 
 def run(recipe: Recipe, until: str | None = None, anew: bool = False) -> Results:
@@ -268,6 +288,9 @@ def run(recipe: Recipe, until: str | None = None, anew: bool = False) -> Results
     launched = hardware.launch()
     if launched is None:
         return _run(recipe, until, anew)
+    if recipe.machine.store_is_url and launched.ranks > launched.local_ranks:
+        hint = "give a folder that all machines see, and copy what is finished there"
+        raise MismatchError("training on several machines needs a folder", place="machine.store", hint=hint)
     if launched.rank:
         door(FOLLOW)()
         return Results(recipe.name, Path(recipe.machine.runs) / recipe.name, {}, ())
@@ -277,14 +300,17 @@ def run(recipe: Recipe, until: str | None = None, anew: bool = False) -> Results
         door(DISMISS)()
 
 
-def _run(recipe: Recipe, until: str | None, anew: bool) -> Results:
+def _run(recipe: Recipe, until: str | None, anew: bool, remembering: bool = True) -> Results:
     planned = plan(recipe, until)
     if planned.left_behind and not anew:
         _refuse_change(*planned.left_behind)
     check_disk(planned)
     share_processor()
     logger.info("%s", planned.summary())
+    if remembering:
+        remember(planned.steps, planned.estimates, planned.outlook, planned.store)
     ran = []
+    _settle(recipe, planned.steps)
     for step in planned.steps:
         if not step.finished:
             logger.info("%s: %s", step.name, step.reason)
@@ -314,7 +340,8 @@ def report_so_far(recipe: Recipe) -> Results:
     finished = [step for step in plan(recipe).steps if step.finished and step.name != REPORT.name]
     if not finished:
         raise StoreError("no stage is finished yet", place=recipe.name, hint="headwater run first")
-    store = Store(Path(recipe.machine.store), _last_run(recipe))
+    store = Store(recipe.machine.store_folder, _last_run(recipe))
+    _settle(recipe, finished)
     hashes = HashMemory(store.folder / ".hashes.json")
     step = store.plan(REPORT, settings_of(recipe, REPORT), {step.name: step for step in finished}, hashes)
     perform(step, recipe.machine, anew=True)  # with today's prices and page
@@ -336,6 +363,7 @@ def export_to(recipe: Recipe, folder: Path | None = None, step: int | None = Non
         MismatchError: the written files do not compute what the model computes.
     """
     steps = {planned.name: planned for planned in plan(recipe).steps}
+    _settle(recipe, tuple(steps.values()))
     trained = steps.get("train")
     if trained is None or not trained.finished:
         raise StoreError("the model is not trained yet", place=recipe.name, hint=f"headwater run {recipe.name}")
@@ -372,8 +400,119 @@ def speed(recipe: Recipe | None) -> tuple[str, list[dict[str, Any]]]:
     config, _ = derived_model(plan(recipe).steps)
     if config is None or recipe.train is None:
         problem = "does not tell the shape of a model to train"
-        raise RecipeError(problem, place=recipe.name, hint="take one with initialize.use=random and a section train")
+        raise RecipeError(problem, place=recipe.name, hint="take one with the sections initialize and train")
     return door(LADDER)(config, recipe.train, recipe.machine)
+
+
+def measure(recipe: Recipe) -> Plan:
+    """Train some real steps of a recipe and count its activations; the plan with what they told.
+
+    The stages before training run first where they have not yet: only their rows and weights are the real ones.
+
+    Raises:
+        RecipeError: the recipe does not train.
+        HeadwaterError: what those stages or the steps would raise.
+    """
+    if recipe.train is None or recipe.initialize is None:
+        raise RecipeError("does not train", place=recipe.name, hint="add the sections initialize and train")
+    ready = _ready_to_train(recipe)
+    steps = {step.name: step for step in ready.steps}
+    store = ready.store
+    folder = store / "trial"
+    try:
+        share_processor()
+        out = Workspace(folder, recipe.machine)
+        inputs = {role: source.folder for role, source in steps["train"].inputs.items()}
+        found = door(TRIAL)(recipe.train, inputs, out)
+    finally:
+        for path in store.glob("trial-*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
+    pace.keep(store, recipe.train, recipe.machine, found)
+    config = ModelConfig.model_validate(found["model"])
+    keep_activations(store, config, door(ACTIVATIONS)(config, found["precision"]).bytes_per_token(config.num_layers))
+    return plan(recipe)
+
+
+def elsewhere(planned: Plan, gpu: str | None, gpus: int | None, prices: Path | None) -> Plan:
+    """A plan whose training is priced on other hardware, or by other prices.
+
+    Raises:
+        RecipeError: the recipe trains nothing, or its model is not known before earlier stages have run.
+        InputError: there is no such GPU, or no such file.
+        MismatchError: the model does not fit on it.
+    """
+    if gpu is None and gpus is not None:
+        raise InputError("needs a kind of GPU", place="--count", hint="such as --gpu h100-80gb")
+    priced = outlook(
+        planned.steps, planned.delivery, planned.recipe.machine, planned.store, gpu=gpu, gpus=gpus, prices=prices
+    )
+    if priced is None:
+        hint = f"headwater run {planned.recipe.name} --until initialize"
+        raise RecipeError("no model is known to price", place=planned.recipe.name, hint=hint)
+    return replace(planned, outlook=priced)
+
+
+def ladder(recipe: Recipe) -> tuple[Path, rungs.Law, Outlook | None]:
+    """Train small models of a recipe's own text, and fit the law that tells how good the planned one will be.
+
+    Returns the file of the law, the law, and what is now expected of the recipe.
+
+    Raises:
+        RecipeError: the recipe's model is not a new one, or nothing is held out to measure on.
+    """
+    if recipe.train is None or not isinstance(recipe.initialize, RandomWeights):
+        hint = "a ladder trains smaller ones from random weights"
+        raise RecipeError("does not train a new model", place=recipe.name, hint=hint)
+    ready = _ready_to_train(recipe)
+    encode = next(step for step in ready.steps if step.name == "encode")
+    expected = outlook(ready.steps, ready.delivery, recipe.machine, ready.store)
+    assert expected is not None, "a new model with a known tokenizer has a shape"
+    found = []
+    runs = rungs.rungs_of(expected.model, expected.tokens, recipe.train.batch_tokens)
+    for number, (config, tokens) in enumerate(runs, 1):
+        logger.info(
+            "ladder: run %d of %d, %s parameters, %s tokens",
+            number,
+            len(runs),
+            f"{config.parameters():,}",
+            f"{tokens:,}",
+        )
+        counts = _run_rung(recipe, ready.store, config, tokens)
+        total = counts.get("validation_bits_per_byte", {}).get("total")
+        if total is None:
+            raise RecipeError("nothing is held out", place=recipe.name, hint="add the section split: {}")
+        found.append(rungs.Rung(counts["parameters"], counts["tokens"], total))
+    law = rungs.fit(found, expected.model.parameters(), expected.tokens)
+    path = rungs.keep_law(ready.store, encode, recipe.train, law)
+    return path, law, plan(recipe).outlook
+
+
+def _ready_to_train(recipe: Recipe) -> Plan:
+    """The plan of a recipe whose stages before training have run."""
+    ready = plan(recipe, "train")
+    if any(not step.finished for step in ready.steps if step.name != "train"):
+        run(recipe, until="initialize")
+        ready = plan(recipe, "train")
+    return ready
+
+
+def _run_rung(recipe: Recipe, store: Path, config: ModelConfig, tokens: int) -> dict[str, Any]:
+    """Train one small model as the recipe would; returns what was counted. Its stages stay, like all others."""
+    assert recipe.train is not None
+    assert isinstance(recipe.initialize, RandomWeights)
+    shape = NewModel.model_validate(config.model_dump(include=set(NewModel.model_fields) - {"preset"}))
+    start = recipe.initialize.model_copy(update={"model": shape, "dial": None})
+    how = {"steps": None, "total_tokens": tokens, "budget": None, "phases": (), "validate_every": 0}
+    how |= {"checkpoint_every": 0, "checkpoint_interval": 0.0}
+    machine = recipe.machine.model_copy(update={"runs": str(store / rungs.FOLDER / "runs")})
+    small = recipe.model_copy(
+        update={
+            "initialize": start, "train": recipe.train.model_copy(update=how), "machine": machine,
+            "evaluate": None, "export": None, "report": None,
+        }
+    )  # fmt: skip
+    results = _run(small, "train", anew=True, remembering=False)
+    return read_json(results.stages["train"] / "manifest.json")["counts"]
 
 
 def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
@@ -387,8 +526,11 @@ def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
     Raises:
         StoreError: the documents are not encoded yet.
         RecipeError: the recipe does not train.
+        InputError: less than one step.
         MismatchError: the mixture cannot deliver so many steps.
     """
+    if steps is not None and steps < 1:
+        raise InputError(f"{steps} training steps have no rows", place="steps", hint="give 1 or more, or leave it out")
     found = {planned.name: planned for planned in plan(recipe).steps}
     if recipe.train is None or "encode" not in found:
         problem = "no training rows without the sections encode and train"
@@ -396,6 +538,7 @@ def tokens_to(recipe: Recipe, path: Path, steps: int | None = None) -> int:
     if not found["encode"].finished:
         hint = f"headwater run {recipe.name} --until encode"
         raise StoreError("the documents are not encoded yet", place=recipe.name, hint=hint)
+    _settle(recipe, [found["encode"]])
     return door(TABLE)(recipe.train, found["encode"].folder, path, steps)
 
 
@@ -414,6 +557,14 @@ def check_disk(planned: Plan) -> None:
         raise StoreError(
             problem, place=str(planned.store), hint="free some space, or set machine.store to another disk"
         )
+
+
+def _settle(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Where the store is a bucket: bring what is finished there, and put there what is finished here."""
+    if bucket := bucket_of(recipe.machine):
+        for step in steps:
+            if step.finished:
+                bucket.settle(step.folder)
 
 
 def link(recipe: Recipe, steps: Sequence[Step]) -> Path:

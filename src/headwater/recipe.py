@@ -6,8 +6,9 @@ import importlib.resources
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from headwater.core import config
 from headwater.core.config import Config, KeyPath, nearest
@@ -30,6 +31,7 @@ from headwater.tokens.mixture import Mixture
 from headwater.tokens.tokenizer import Tokenizer, TrainBpe
 from headwater.tokens.trim import Trim
 from headwater.training.config import Train
+from headwater.training.regimes import fill_initialize, tell
 
 
 class Recipe(Config):
@@ -70,6 +72,11 @@ class Recipe(Config):
     machine: Machine = Machine()
     """Where and how the recipe runs; never part of a result's identity."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        return fill_initialize(values)
+
 
 def load(recipe: str | Path, *overrides: str) -> Recipe:
     """Load a recipe by its path or by the name of a shipped one, with `key=value` overrides.
@@ -88,10 +95,14 @@ def model_of(recipe: Recipe) -> Iterator[str]:
 
     Nothing where weights come from elsewhere, or where the vocabulary is that of a tokenizer not yet looked at.
     """
+    config = None
     if isinstance(recipe.initialize, RandomWeights) and isinstance(recipe.tokenizer, TrainBpe):
         config, derived = recipe.initialize.derive(recipe.tokenizer.vocab_size)
         yield f"model: {config.describe()}"
         yield from (f"  {number}" for number in derived)
+    if recipe.train and (settled := list(tell(recipe.train, config))):
+        yield f"training: regime {recipe.train.regime}" if recipe.train.regime else "training"
+        yield from (f"  {one}" for one in settled)
 
 
 def shipped() -> dict[str, Path]:

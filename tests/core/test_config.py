@@ -108,6 +108,18 @@ def test_a_setting_that_is_named_like_its_choice(tmp_path: Path) -> None:
     ]
 
 
+class Box(Config):
+    width: int = 3
+    height: int = Field(default_factory=lambda known: 2 * known["width"])
+
+
+def test_a_default_that_follows_from_a_wrong_setting_is_no_second_problem(tmp_path: Path) -> None:
+    path = write(tmp_path, "width: wide\n")
+    with pytest.raises(RecipeError) as caught:
+        load(Box, path)
+    assert [problem.partition(": ")[2].partition(":")[0] for problem in caught.value.problems] == ["width"]
+
+
 def test_missing_setting(tmp_path: Path) -> None:
     assert problems(write(tmp_path, "train: {}\n")) == ["book.yaml: title: this setting is required"]
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from headwater.core.hardware import Machine, core_count
+from headwater.core.hardware import core_count
 
 
 @pytest.mark.parametrize(
@@ -17,10 +16,3 @@ def test_a_container_s_share_of_time_counts(content: str, cores: int, tmp_path: 
     quota.write_text(content + "\n")
     assert core_count(quota) == cores
     assert core_count(tmp_path / "none") == 2
-
-
-@pytest.mark.parametrize("name", ["store", "runs"])
-def test_a_bucket_is_no_folder(name: str) -> None:
-    """It would become a folder `s3:` of this machine."""
-    with pytest.raises(ValidationError, match="is a URL, not a folder; mount the bucket"):
-        Machine.model_validate({name: "s3://bucket/store"})

@@ -15,7 +15,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from headwater.core import pool
+from headwater.core import cluster, pool
 from headwater.core.cluster import RayExecutor
 from headwater.core.errors import InputError, MismatchError, MissingExtraError
 from headwater.core.hardware import Machine
@@ -127,6 +127,18 @@ def test_a_ray_task_whose_worker_dies_is_begun_again(tmp_path: Path) -> None:
     counts = pool.map(partial(die_once, str(tmp_path)), [1, 2, 3], out, label="die", name=str)
     assert [count["number"] for count in counts] == [1, 2, 3]
     assert (tmp_path / "died").exists()
+
+
+def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result, error = cluster._run(str(tmp_path / "not-mounted"), True, square, (3,), {})
+    assert result is None
+    assert isinstance(error, MismatchError)
+    assert "does not see the folder" in str(error)
+    assert "machine.store=s3://" in error.hint
+    result, error = cluster._run(str(tmp_path / "not-mounted"), False, square, (3,), {})  # only a bucket is shared
+    assert error is None
+    assert result["square"] == 9
 
 
 def test_without_ray_the_pip_command_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

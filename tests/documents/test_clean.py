@@ -151,12 +151,13 @@ def test_odd_documents_go_through_every_step(tmp_path: Path) -> None:
 
 
 def test_dropping_everything_of_a_source_names_the_rule_and_the_distance(tmp_path: Path) -> None:
-    sources = {"web": ["one", "three", "seven77"], "notes": ["long enough to be kept"]}
+    sources = {"web": ["one", "three", "seven77"], "notes": ["long enough to be kept"], "zines": ["two", "", ""]}
     with pytest.raises(EmptyResultError) as caught:
         run(tmp_path, sources, {"use": "length", "min_characters": 9, "max_characters": 30})
     message = str(caught.value)
     assert "all 3 documents of source 'web' were dropped, 3 of them by length.min_characters" in message
     assert "allows 9 where their median is 5" in message
+    assert "nothing is left either of 'zines' (most by empty)" in message
     assert "hint:" in message
 
 

@@ -1,10 +1,13 @@
 """Files that are out to break a reader, or look like it: bombs, loops, endless lines, odd characters, noise."""
 
 import gzip
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import orjson
@@ -72,6 +75,25 @@ def test_a_line_just_within_the_limit_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(orjson.dumps({"text": "é" * 30_000_000}) + b'\n{"text": "b"}\n')
     _, found, _ = run(tmp_path / "out", {"use": "jsonl", "paths": str(tmp_path)})
     assert [len(text) for text in texts(found)] == [30_000_000, 1]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("use", ["jsonl", "text"])
+def test_an_archive_of_files_is_named_and_not_read_as_lines(tmp_path: Path, name: str, use: str) -> None:
+    """Whatever paths are in it, `../` among them, nothing is unpacked."""
+    (tmp_path / "in").mkdir()
+    lines = ('{"text": "a line of the file"}\n' * 400).encode()
+    if name == "a.zip":
+        with zipfile.ZipFile(tmp_path / "in" / name, "w") as archive:
+            archive.writestr("../outside.jsonl", lines)
+    else:
+        with tarfile.open(tmp_path / "in" / name, "w:gz" if name.endswith(".gz") else "w") as archive:
+            member = tarfile.TarInfo("../outside.jsonl")
+            member.size = len(lines)
+            archive.addfile(member, io.BytesIO(lines))
+    problem = problem_of(tmp_path, {"use": use, "paths": [str(tmp_path / "in" / name)]})
+    assert f"is a {name.split('.')[1]} archive of files; unpack it" in problem
+    assert not list(tmp_path.rglob("outside*"))
 
 
 def test_lone_surrogates_are_bad_records(tmp_path: Path) -> None:

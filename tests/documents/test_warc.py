@@ -95,7 +95,7 @@ def test_arc_files_hold_the_same_documents(tmp_path: Path) -> None:
     assert skipped(of_arc[0]) == {"record_warcinfo": 1, "status_404": 1}
 
 
-def test_every_other_record_is_counted_with_its_reason(tmp_path: Path) -> None:
+def test_every_other_record_is_counted_with_its_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = [
         warc(b"software: x", 1, b"warcinfo"),
         warc(b"GET / HTTP/1.1\r\n\r\n", 2, b"request"),
@@ -109,7 +109,9 @@ def test_every_other_record_is_counted_with_its_reason(tmp_path: Path) -> None:
         warc(http(html(), b"Server: x"), 10),  # no content type, but HTML
         warc(http(b"\x89PNG", b"Server: x"), 11),
     ]
-    counts, documents, lost = run(tmp_path, b"".join(found), "a.warc", max_page_bytes=2000, max_bad_fraction=0)
+    with caplog.at_level("INFO", "headwater"):
+        counts, documents, lost = run(tmp_path, b"".join(found), "a.warc", max_page_bytes=2000, max_bad_fraction=0)
+    assert "web: 5 documents and 6 other records: content_type 2, record_request 1, record_revisit 1" in caplog.text
     assert [row["url"][-2:].strip("/") for row in documents] == ["8", "9", "10"]
     assert skipped(counts) == {
         "content_type": 2, "record_request": 1, "record_revisit": 1, "record_warcinfo": 1, "status_301": 1

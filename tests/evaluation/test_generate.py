@@ -33,6 +33,17 @@ def test_greedy_with_a_cache_equals_greedy_without(model):
     assert len(set(written)) > 3, "a model that repeats one token would prove nothing"
 
 
+@pytest.mark.parametrize("tricks", [{}, {"residual_scales": [1.2, 0.9], "norm_weights": False}])
+def test_compiled_loops_write_what_the_model_writes(monkeypatch, tricks):
+    model = make_model(tricks=tricks)
+    settings = Sampling(max_new_tokens=25, temperature=0.9, seed=3)
+    prompts = [[0, 5, 17], [3, 80, 41, 2, 7], [9]]
+    by_loops = list(generate_together(model, prompts, settings))
+    monkeypatch.setattr("headwater.evaluation.generate.fits", lambda model, rows: False)
+    assert list(generate_together(model, prompts, settings)) == by_loops
+    assert len(by_loops) == 25
+
+
 def test_the_seed_decides(model):
     def write(seed: int) -> list[int]:
         return generate(model, PROMPT, max_new_tokens=20, temperature=1.0, seed=seed)

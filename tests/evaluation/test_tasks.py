@@ -175,6 +175,19 @@ def test_arrow_folders_and_requests_are_read(tmp_path):
     assert item.prompt == "Question: Why?\nAnswer:"
 
 
+def test_real_datasets_have_the_items_they_should(shared_data):
+    folder = shared_data / "bench"
+    counts = {"blimp": 67_000, "truthfulqa_mc1": 817, "truthfulqa_mc2": 817, "gsm8k": 1_319, "humaneval": 164}
+    for name, count in counts.items():
+        assert len(items_of(one(name), folder)) == count
+    (first, *_) = items_of(one("gsm8k"), folder)
+    assert first.prompt.count("Question: ") == 6
+    assert first.prompt.startswith("Question: Natalia sold clips to 48 of her friends in April")
+    problem = items_of(one("humaneval"), folder)[0]
+    right = problem.record["canonical_solution"]
+    assert benchmark._mark_programs(one("humaneval").task, problem, [right])["fate"] == ["passed"]
+
+
 # --------------------------------------------------------------------------------------------------------- engine
 
 

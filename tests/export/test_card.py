@@ -24,6 +24,7 @@ FACTS = {
         "tokens": 384,
         "compared_on": "the beginnings of held-out documents",
         "deviation": 2.5,
+        "folded": None,
         "rounding": {**CHECK, "divergence": 0.0012, "loss_before": 3.1, "loss_after": 3.1004},
         "checks": [{"runtime": "the independent reader", "version": "2.4", "tokens_equal": None, **CHECK}],
         "not_checked": [{"runtime": "llama.cpp", "why": "llama-cpp-python is not installed"}],

@@ -29,6 +29,8 @@ FAMILIES = {
     "gpt2": {"positions": "learned", "norm": "layer", "ffn": "gelu", "bias": True},
     "padded": {"vocab_size": 512, "padding_rows": 12},
 }
+TRICKS = {"norm_weights": False, "embedding_norm": True, "residual_scales": [1.15, 1.05], "qk_gain": 1.2}
+TRICKY = {"qk_norm": True, "head_size": 20, "tie_embeddings": False, "tricks": TRICKS}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -79,6 +81,28 @@ def test_plain_safetensors_begin_another_run(make_inputs, out):
     before, _ = checkpoint.load_model(inputs["checkpoint"] / "checkpoint")
     assert info.step == 30
     assert all(torch.equal(t, before.state_dict()[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("form", ["huggingface", "gguf", "safetensors"])
+def test_tricks_are_folded_with_proof(make_inputs, out, form):
+    counts = export(Export(format=form), make_inputs(**TRICKY), out)
+    folded = counts["proof"]["folded"]
+    assert folded["tricks"][0] == "norm_weights false"
+    assert folded["largest_fp64"] <= 1e-10
+    assert 0 < folded["largest_fp32"] < 1e-4
+    assert counts["proof"]["checks"][0]["largest"] < 1e-4
+    card = (out.folder / "model" / "README.md").read_text()
+    assert "trained with norm weights false, embedding norm true, residual scales 1.15 to 1.05, qk gain 1.2" in card
+    assert "bit for bit" not in card
+
+
+def test_folding_that_changes_the_model_is_refused(make_inputs, out, monkeypatch):
+    monkeypatch.setattr("headwater.model.fold._shares", lambda _, config: [1.0] * config.num_layers)
+    with pytest.raises(
+        MismatchError, match=r"folding changed the model: in fp64 logits are .* standard deviations apart"
+    ):
+        export(Export(), make_inputs(**TRICKY), out)
+    assert not list(out.folder.iterdir())
 
 
 def test_what_computes_something_else_is_refused_and_not_left_behind(make_inputs, tmp_path, monkeypatch):
@@ -135,7 +159,9 @@ def test_a_python_that_is_none_is_named(make_inputs, out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "shape"), [("huggingface", {"qk_norm": True}), ("gguf", {"num_kv_heads": 2})])
+@pytest.mark.parametrize(
+    ("form", "shape"), [("huggingface", {"qk_norm": True}), ("huggingface", TRICKY), ("gguf", {"num_kv_heads": 2})]
+)
 def test_transformers_proves_it(make_inputs, out, form, shape):
     """In a process of its own, as for any user."""
     pytest.importorskip("transformers")

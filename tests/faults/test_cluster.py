@@ -24,15 +24,15 @@ RECIPE = """
 read:
   shard_bytes: 500kB
   sources:
-    prose: {use: jsonl, paths: [prose.jsonl]}
+    prose: {{use: jsonl, paths: ['{prose}']}}
 clean:
   steps:
-    - {use: normalise}
-    - {use: language, keep: [en]}
-    - {use: gopher_repetition}
-    - {use: gopher_quality, min_words: 20}
-dedup: {}
-split: {}
+    - {{use: normalise}}
+    - {{use: language, keep: [en]}}
+    - {{use: gopher_repetition}}
+    - {{use: gopher_quality, min_words: 20}}
+dedup: {dedup}
+split: {{}}
 """
 
 
@@ -50,9 +50,36 @@ def kill(host: str) -> None:
         subprocess.run(["kill", "-9", *pids], check=False, capture_output=True)
 
 
+BUCKET = "s3://results"
+SERVER = f"""
+import boto3, moto.server, threading
+server = moto.server.ThreadedMotoServer("{HEAD}", 5799, verbose=False)
+server.start()
+boto3.client("s3").create_bucket(Bucket="results")
+boto3.client("s3").upload_file("prose.jsonl", "results", "prose.jsonl")
+print("ready", flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the machines share: all folders, or only a bucket."""
+    if request.param == "bucket":
+        pytest.importorskip("moto", reason="needs moto, s3fs")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{HEAD}:5799")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "for-tests")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return request.param
+
+
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """Two hosts with addresses of their own, and Ray with one core on each; name of each host by its address."""
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> Iterator[dict[str, str]]:
+    """Two hosts with addresses of their own, and Ray with one core on each; name of each host by its address.
+
+    With a bucket, neither sees the folder of the test, nor what the other has in its place.
+    """
     pytest.importorskip("ray", reason="needs headwater[ray]")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -77,7 +104,10 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
     running = []
     try:
         for address, role in roles.items():
-            command = within(hosts[address], *start, *role, "--node-ip-address", address)
+            words = [*start, *role, "--node-ip-address", address]
+            if kind == "bucket":
+                words = ["sh", "-c", f'mount -t tmpfs none {tmp_path} && exec "$0" "$@"', *words]
+            command = within(hosts[address], *words)
             with (tmp_path / f"ray-{address}.log").open("w") as log:
                 running.append(subprocess.Popen(command, stdout=log, stderr=log))
             time.sleep(6)
@@ -100,21 +130,48 @@ def files(store: Path) -> dict[str, str]:
     return found
 
 
-def test_a_machine_that_dies_changes_nothing(cluster: dict[str, str], prose: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def served(cluster: dict[str, str], tmp_path: Path, kind: str, texts: Path) -> Iterator[str]:
+    """Where the documents are: in a file, or on a server that speaks S3 as well."""
+    if kind == "folder":
+        yield texts.name
+        return
+    command = within(cluster[HEAD], sys.executable, "-c", SERVER)
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        yield f"{BUCKET}/{texts.name}"
+        server.kill()
+
+
+@pytest.fixture
+def texts(prose: Path, tmp_path: Path) -> Path:
+    """The same documents in other words, so that there is work for some time."""
     lines = prose.read_text(encoding="utf-8").splitlines()
     with (tmp_path / "prose.jsonl").open("w", encoding="utf-8") as out:
-        for turn in range(12):  # the same documents in other words, so that there is work for some time
+        for turn in range(12):
             out.writelines(line.replace(" the ", f" the {turn} ") + "\n" for line in lines)
-    (tmp_path / "two.yaml").write_text(RECIPE)
-    run = [BIN / "headwater", "run", "two.yaml", "--until", "split"]
-    subprocess.run([*run, "machine.store=here"], cwd=tmp_path, check=True, capture_output=True)
-    ray = ["machine.store=there", "machine.engine=ray", f"machine.cluster={HEAD}:6399"]
+    return tmp_path / "prose.jsonl"
+
+
+def test_a_machine_that_dies_changes_nothing(cluster: dict[str, str], served: str, kind: str, tmp_path: Path) -> None:
+    dedup = "{}" if kind == "folder" else "{near: {verify: true}, keep: longest, lines: {}, paragraphs: {}, spans: {}}"
+    (tmp_path / "two.yaml").write_text(RECIPE.format(prose=served, dedup=dedup))
+    run = within(cluster[HEAD], BIN / "headwater", "run", "two.yaml", "--until", "split")
+    alone = subprocess.run([*run, "machine.store=here"], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert alone.returncode == 0, alone.stderr
+    there = tmp_path / "there"
+    store = ["machine.store=there"]
+    if kind == "bucket":
+        store = [f"machine.store={BUCKET}/store", "machine.scratch=there"]
+        there = there / "s3-results-store"
+    ray = [*store, "machine.engine=ray", f"machine.cluster={HEAD}:6399"]
     with (tmp_path / "there.log").open("w") as log:
-        process = subprocess.Popen(within(cluster[HEAD], *run, *ray), cwd=tmp_path, stdout=log, stderr=log)
+        process = subprocess.Popen([*run, *ray], cwd=tmp_path, stdout=log, stderr=log)
     killed_after, total = None, 0
     while process.poll() is None:
-        markers = len(list((tmp_path / "there").glob("clean-*.partial/.done/clean-*.json")))
-        total = max(total, len(list((tmp_path / "there").glob("read-*/documents/*.parquet"))))
+        markers = len(list(there.glob("clean-*.partial/.done/clean-*.json")))
+        total = max(total, len(list(there.glob("read-*/documents/*.parquet"))))
         if killed_after is None and total and markers >= total // 3:
             kill(cluster[WORKER])
             killed_after = markers
@@ -124,6 +181,16 @@ def test_a_machine_that_dies_changes_nothing(cluster: dict[str, str], prose: Pat
     assert "on Ray: 2 machines, 2 cores" in output
     assert killed_after is not None, "the machine was to die while the stage clean ran"
     assert killed_after < total
-    here, there = files(tmp_path / "here"), files(tmp_path / "there")
+    here, far = files(tmp_path / "here"), files(there)
     assert len(here) > 30
-    assert here == there
+    assert here == far
+    if kind == "bucket":
+        again = subprocess.run(
+            [*run, store[0], "machine.scratch=again", "machine.runs=again/runs"],
+            cwd=tmp_path,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert "every stage is done; nothing runs" in again.stderr, again.stderr
+        assert files(tmp_path / "again" / "s3-results-store") == here

@@ -122,10 +122,12 @@ def test_layers_that_stay_keep_their_moments(inputs, out, make_model, tmp_path):
 def test_layers_of_another_model_and_rows_of_other_tokens_begin_anew(make_model):
     layers = (Layer(0), Layer(1, other=True))
     moments = {f"{PREFIX}blocks.{n}.ffn.down.weight/momentum": torch.ones(48, 80) * n for n in range(2)}
+    moments[f"{PREFIX}blocks.0.ffn.down.weight/variance"] = torch.ones(48, 1)  # NorMuon's, a number for each row
     moments[f"{PREFIX}embedding.weight/exp_avg"] = torch.zeros(300, 48)
     moments[f"{PREFIX}embedding.weight/step"] = torch.tensor(3.0)
     mapped = to_layers(moments, layers)
     assert f"{PREFIX}blocks.1.ffn.down.weight/momentum" not in mapped
     model = make_model(num_layers=2)
     assert _fitting(mapped, model, rows=True).keys() == mapped.keys()
-    assert _fitting(mapped, model, rows=False).keys() == {f"{PREFIX}blocks.0.ffn.down.weight/momentum"}
+    own = {f"{PREFIX}blocks.0.ffn.down.weight/{what}" for what in ("momentum", "variance")}
+    assert _fitting(mapped, model, rows=False).keys() == own

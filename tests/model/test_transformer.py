@@ -10,6 +10,7 @@ from headwater.model.transformer import (
     BlockAttention,
     KVCache,
     document_starts,
+    drop,
     flex_attention,
     flex_mask,
     library_attention,
@@ -158,6 +159,47 @@ def test_targets_below_zero_count_for_nothing(make_model, monkeypatch, chunk_log
     assert not found[targets < 0].any()
     assert float(found.sum() / 110) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert float(model.loss(row[:1], torch.full((1, 70), -1)).detach()) == 0
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 1e-4, 0.3])
+def test_the_gradient_of_the_z_loss_is_that_of_autograd(make_model, monkeypatch, z_loss):
+    monkeypatch.setattr("headwater.model.transformer.CHUNK_LOGITS", 300 * 64)
+    model, row, targets = make_model(tie_embeddings=False).double(), tokens(3, 70), tokens(3, 70, seed=1)
+    targets[0, 40:] = targets[2] = -1
+    vectors = model.hidden(row).detach().requires_grad_()  # attention computes its softmax in fp32
+    monkeypatch.setattr(model, "hidden", lambda *_: vectors)
+    model.z_loss = z_loss
+    objective, loss = model.losses(row, targets)
+    (objective * 0.7).backward()
+    found = vectors.grad.clone(), model.head_weight.grad.clone()
+    vectors.grad = model.head_weight.grad = None
+    logits = model(row).flatten(0, 1)
+    plain = F.cross_entropy(logits, targets.flatten(), ignore_index=-1)
+    penalty = (logits.logsumexp(-1).square() * (targets.flatten() >= 0)).sum() / 110
+    ((plain + z_loss * penalty) * 0.7).backward()
+    assert not loss.requires_grad
+    assert loss.item() == pytest.approx(plain.item(), abs=1e-12)
+    assert objective.item() == pytest.approx((plain + z_loss * penalty).item(), abs=1e-12)
+    for ours, theirs in zip(found, (vectors.grad, model.head_weight.grad), strict=True):
+        assert ours.dtype == torch.float64
+        assert (ours - theirs).abs().max() < 1e-14
+        assert theirs.abs().max() > 1e-4
+
+
+def test_dropout_leaves_out_its_share_and_is_gone_when_switched_off(make_model):
+    model, row = make_model(), tokens(1, 60)
+    plain = model(row)
+    model.set_dropout(0.25)
+    torch.manual_seed(3)
+    first, second = model(row), model(row)
+    torch.manual_seed(3)
+    assert torch.equal(model(row), first)
+    assert (first - second).abs().max() > 1e-3
+    dropped = drop(torch.ones(100_000), 0.25)
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.01)
+    model.set_dropout(0.0)
+    assert torch.equal(model(row), plain)
 
 
 def test_losses_of_tokens_add_up_to_the_loss(make_model):

@@ -139,6 +139,7 @@ def test_log_probabilities_and_right_items_are_lm_evals(name, theirs, ours):
         assert score.values["perplexity"].value == pytest.approx(theirs["results"][name]["perplexity,none"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_rolling_and_generating_tasks_in_lm_eval(exported, opened, data, tmp_path):
     """Texts longer than the context too, which both cut into windows that do not overlap."""
     texts = [text[:4000] for text in list(pydoc_data.topics.topics.values())[:12]]
@@ -166,6 +167,7 @@ def test_rolling_and_generating_tasks_in_lm_eval(exported, opened, data, tmp_pat
     assert [row["exact"] for row in rows] == [sample["exact_match"] for sample in mine]
 
 
+@pytest.mark.slow
 def test_lm_evals_tasks_run_on_our_model(opened, theirs, data, tmp_path):
     """Through HarnessLM the same tasks have the same log-probabilities as in HFLM."""
     said = [

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -18,6 +19,7 @@ from headwater.core.hardware import Machine
 from headwater.core.log import MetricsLog
 from headwater.core.stage import Counts, Inputs, Stage, Step, Store, Workspace, perform
 from headwater.core.store import HashMemory, read_json, write_json
+from headwater.documents.cleaning.linear import report
 from headwater.documents.document import (
     DROPPED_SCHEMA,
     ShardFile,
@@ -46,7 +48,10 @@ class Made(Config):
 
     min_words: int = 20
     sources: Mapping[str, Mapping[str, str]] = {"prose": {"use": "text", "path": "notes.txt"}}
-    steps: tuple[Mapping[str, str | int], ...] = ({"use": "length", "min_words": 20},)
+    steps: tuple[Mapping[str, str | float], ...] = (
+        {"use": "length", "min_words": 20},
+        {"use": "quality", "min_score": 0.5},
+    )
 
 
 class MadeModel(Config):
@@ -75,6 +80,7 @@ def read(settings: Made, inputs: Inputs, out: Workspace) -> Counts:
         tally.take(bad.select(batch.schema.names))
         tally.keep(batch)
         tally.drop(bad)
+        tally.skip("status_404")
         write(out, source, batch, bad)
         tallies.append(tally.counts())
     out.warn("code: 1 of 401 records is malformed and was <dropped>")
@@ -91,7 +97,8 @@ def clean(settings: Made, inputs: Inputs, out: Workspace) -> Counts:
         "sensitivity": {"0": {"min_words": {"judged": 800, "dropped": 20, "stricter": 33, "looser": 12}}},
         "found": {"0": {"ip_address": 7}},
     }
-    return add_counts([by_step, curate(inputs, out, "clean", judge)])
+    judged = report(np.array([0.9, 0.8, 0.4, 0.3]), np.array([True, True, True, False]))
+    return add_counts([by_step, curate(inputs, out, "clean", judge)]) | {"prepared": {"1": {"held_out": judged}}}
 
 
 def dedup(settings: Made, inputs: Inputs, out: Workspace) -> Counts:

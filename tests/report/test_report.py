@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from headwater.documents.document import read_batches, shards_in
 from headwater.report import Report, figures, report
 from headwater.report.evidence import Evidence
 from headwater.report.page import fenced, plain, visible
+from headwater.report.sections.model import tasks as tasks_section
 
 Run = Any
 """The class of conftest.py, which tests cannot import."""
@@ -79,7 +81,7 @@ def outside_fences(text: str) -> Iterator[str]:
 def test_summary_holds_the_promised_numbers(summary: dict, made_run: Run) -> None:
     assert list(summary) == [
         *("initial_loss", "expected_initial_loss", "final_validation_bits_per_byte", "documents_in", "documents_out"),
-        *("dropped", "tokens", "steps", "tokens_per_second", "mfu", "seconds", "parameters"),
+        *("dropped", "tokens", "steps", "tokens_per_second", "mfu", "seconds", "parameters", "forecast"),
     ]
     assert summary["documents_in"] - sum(summary["dropped"].values()) == summary["documents_out"] > 0
     assert set(summary["dropped"]) == {"malformed_json", "gopher_quality.min_words", "near_duplicate"}
@@ -299,6 +301,15 @@ def test_how_much_hangs_on_each_threshold_is_told(twin: str) -> None:
     assert "| length | ip address | 7 |" in twin
 
 
+def test_what_a_quality_model_can_do_is_told(twin: str) -> None:
+    assert "Scores of 3 good samples and 1 bad one that the model had not seen: area under the curve 1.000" in twin
+    assert "| 0.50 | 100.0 % | 66.7 % | 50.0 % |" in twin
+
+
+def test_records_that_are_no_documents_are_told(twin: str) -> None:
+    assert "| prose | status 404 | 1 |" in twin
+
+
 def test_kept_documents_are_a_fair_sample_of_each_source(made_run: Run, twin: str) -> None:
     evidence = Evidence({name: step.folder for name, step in made_run.steps.items()}, made_run.machine)
     sample = evidence.sample_of_kept(3)
@@ -313,3 +324,24 @@ def test_kept_documents_are_a_fair_sample_of_each_source(made_run: Run, twin: st
         ids = sorted(row["id"] for row in everything if row["source"] == name)
         assert [row["id"] for row in rows] == ids[:3]
     assert "### prose (3 documents)" in twin
+
+
+def test_tasks_stand_with_chance_and_what_they_cannot_say():
+    of = {"items": 40, "chance": 0.25, "detectable": 0.19, "signal": "no signal: not above chance", "metric": "acc"}
+    of |= {"metrics": {"acc": {"value": 0.3, "standard_error": 0.07}}}
+    told = {"tasks": {"arc": {**of, "shots": 5, "notes": ["cut"], "parts": {"sub_part": of}}}}
+    told["groups"] = {"all": {"value": 0.1, "standard_error": 0.02, "centred": True, "scored": 1, "members": 2}}
+    _, tasks, groups = tasks_section(SimpleNamespace(tasks=told))
+    assert tasks.rows[0] == [
+        "arc",
+        "acc",
+        "no signal: not above chance; cut",
+        "0.300 ± 0.070",
+        "0.250",
+        "5",
+        "40",
+        "0.190",
+    ]
+    assert tasks.rows[1][:2] == ["- sub part", "acc"]
+    assert groups.rows == [["all", "centred mean of 1 of 2 tasks", "0.100 ± 0.020"]]
+    assert list(tasks_section(SimpleNamespace(tasks={}))) == []

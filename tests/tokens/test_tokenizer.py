@@ -224,3 +224,8 @@ def test_a_tokenizer_that_cannot_be_read_is_named(trained: Path):
     settings = TokenizerFolder(use="folder", path=str(trained / "tokenizer"))
     with pytest.raises(InputError, match=r"tokenizer\.json: cannot be read \(Permission denied\); hint: "):
         settings.fingerprint(refuse)
+
+
+def test_a_plan_knows_the_vocabulary_of_an_existing_tokenizer(trained: Path):
+    size = TokenizerFolder(use="folder", path=str(trained / "tokenizer")).vocab_size
+    assert size == json.loads((trained / "facts.json").read_text())["vocab_size"]

@@ -25,6 +25,14 @@ VOCABULARY = 64
 PLAIN = {"precision": "fp32", "compile": "off", "attention": "blocks"}
 """How the tests compute where speed is not their matter: nothing is measured."""
 
+TRICKS = {
+    "optimizer": {"use": "muon", "variance_beta": 0.9, "equilibrate_rows": True, "cautious_decay": True},
+    "average": {"memory_steps": 5},
+    "z_loss": 1e-3,
+    "dropout": 0.2,
+}
+"""Everything that a run may do beside the plain way, together."""
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Inputs:

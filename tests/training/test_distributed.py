@@ -23,6 +23,11 @@ from headwater.training import train as training
 from headwater.training.distributed import Team
 from headwater.training.train import Run, train
 
+from .conftest import TRICKS
+
+ALIKE = TRICKS | {"dropout": 0.0}
+"""What is left out by dropout is different on each rank."""
+
 
 def ranks(folder: Path, count: int, **machine: object) -> Workspace:
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,8 +57,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(training, "Run", Stopping)
 
 
-def test_one_two_and_one_rank_again_train_alike(world, settings, out, tmp_path, monkeypatch):
-    plan = settings(steps=12, validate_every=6)
+@pytest.mark.parametrize("changes", [{}, ALIKE], ids=["plain", "tricks"])
+def test_one_two_and_one_rank_again_train_alike(world, settings, out, tmp_path, monkeypatch, changes):
+    plan = settings(steps=12, validate_every=6, **changes)
     straight = train(plan, world, out)
     changing = tmp_path / "changing"
     with monkeypatch.context() as patch:
@@ -73,9 +79,9 @@ def test_one_two_and_one_rank_again_train_alike(world, settings, out, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_weights_in_parts_train_as_whole_ones(world, settings, out, tmp_path, monkeypatch, optimizer):
-    plan = settings(steps=12, checkpoint_every=2, micro_batch_sequences=1, optimizer={"use": optimizer})
+@pytest.mark.parametrize("changes", [{}, {"optimizer": {"use": "adamw", "cautious_decay": True}}, ALIKE])
+def test_weights_in_parts_train_as_whole_ones(world, settings, out, tmp_path, monkeypatch, changes):
+    plan = settings(steps=12, checkpoint_every=2, micro_batch_sequences=1, **changes)
     train(plan, world, out)
     straight = ranks(tmp_path / "straight", 2, shard=True)
     train(plan, world, straight)

@@ -5,8 +5,10 @@ import torch
 
 from headwater.model.config import ModelConfig
 from headwater.model.initialize import random_model
-from headwater.training.config import AdamW, Muon
+from headwater.training.config import AdamW, Average, Muon
 from headwater.training.optimizer import BatchedMuon, Optimizers, orthogonalize
+
+EVERYTHING = Muon(use="muon", variance_beta=0.9, equilibrate_rows=True, cautious_decay=True)
 
 
 def small_model(seed: int = 0):
@@ -70,16 +72,121 @@ def test_groups_decay_and_rates():
         assert parameter.grad is None
 
 
-@pytest.mark.parametrize("settings", [AdamW(use="adamw"), Muon(use="muon")])
-def test_a_restored_state_goes_on_exactly(settings):
+def random_matrix(rows: int, columns: int, seed: int) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def test_normuon_is_that_of_its_paper():
+    # algorithm 1 of arXiv:2510.05491, matrix by matrix; with the size of an update as Moonlight has it
+    settings = Muon(use="muon", variance_beta=0.9, weight_decay=0.0)
+    joint = torch.nn.Parameter(random_matrix(40, 24, 0))
+    theirs = [part.clone() for part in joint.detach().split([24, 16])]
+    muon = BatchedMuon({joint: [24, 16]}, settings, torch.float32)
+    momenta, variances = [torch.zeros_like(part) for part in theirs], [torch.zeros(len(part), 1) for part in theirs]
+    for step in range(4):
+        joint.grad = random_matrix(40, 24, 10 + step)
+        for part, momentum, variance, gradient in zip(
+            theirs, momenta, variances, joint.grad.split([24, 16]), strict=True
+        ):
+            momentum.mul_(0.95).add_(gradient, alpha=0.05)
+            update = orthogonalize((0.05 * gradient + 0.95 * momentum)[None], 5)[0]
+            variance.mul_(0.9).add_(0.1 * update.pow(2).mean(1, keepdim=True))
+            scaled = update / variance.sqrt()
+            part -= 6e-3 * 0.2 * max(part.shape) ** 0.5 * scaled * update.norm() / scaled.norm()
+        muon.step()
+    assert torch.allclose(joint, torch.cat(theirs), atol=1e-6)
+    assert muon.state[joint]["variance"].shape == (40, 1)
+
+
+def test_rows_of_any_size_count_alike_when_they_are_equilibrated():
+    gradient, sizes = random_matrix(16, 24, 1), torch.logspace(-2, 2, 16)[:, None]
+    found = []
+    for given in (gradient, gradient * sizes):
+        weights = torch.nn.Parameter(torch.zeros(16, 24))
+        weights.grad = given
+        BatchedMuon({weights: [16]}, Muon(use="muon", equilibrate_rows=True), torch.float32).step()
+        found.append(weights.detach())
+    assert torch.allclose(*found, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_cautious_decay_goes_only_the_way_of_the_update(name):
+    kind, rates = {
+        "adamw": (AdamW, {"learning_rate": 0.1}),
+        "muon": (Muon, {"learning_rate": 0.1, "adamw_learning_rate": 0.1}),
+    }[name]
+    moved = {}
+    for decay in (0.0, 0.5):
+        model = small_model()
+        start = model.blocks[0].attention.out.weight.detach().clone()
+        optimizers = Optimizers(model, kind(use=name, weight_decay=decay, cautious_decay=True, **rates))
+        gradients(model, 0)
+        optimizers.step(1.0)
+        moved[decay] = model.blocks[0].attention.out.weight.detach() - start
+    agrees = moved[0.0] * start < 0
+    assert 0.2 < agrees.float().mean() < 0.8
+    assert torch.allclose(moved[0.5], moved[0.0] - 0.1 * 0.5 * start * agrees, atol=1e-6)
+
+
+def test_embeddings_can_be_spared():
     model = small_model()
-    optimizers = Optimizers(model, settings)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizers = Optimizers(model, AdamW(use="adamw", learning_rate=0.5, weight_decay=0.5, decay_embeddings=False))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers.step(1.0)
+    assert torch.equal(model.embedding.weight, before["embedding.weight"])
+    assert torch.allclose(model.blocks[0].ffn.down.weight, before["blocks.0.ffn.down.weight"] * 0.75)
+
+
+def test_what_is_read_out_is_partly_an_average_and_training_does_not_notice():
+    model, other = small_model(), small_model()
+    averaging = Optimizers(model, Muon(use="muon"), average=Average(memory_steps=4, share=0.6))
+    plain = Optimizers(other, Muon(use="muon"))
+    average = None
+    for seed in range(6):
+        for each, its in ((model, averaging), (other, plain)):
+            gradients(each, seed)
+            its.step(1.0)
+        with averaging.averaged():
+            read_out = model.head_weight.detach().clone()
+        weights = other.head_weight.detach()
+        average = weights.clone() if average is None else average + (weights - average) / 4
+        assert torch.equal(model.head_weight, weights)
+        assert torch.allclose(read_out, 0.4 * weights + 0.6 * average, atol=1e-6)
+    assert not torch.allclose(read_out, weights, atol=1e-4)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_an_average_of_another_run_is_not_taken_over():
+    model = small_model()
+    averaging = Optimizers(model, Muon(use="muon"), average=Average())
+    gradients(model, 0)
+    averaging.step(1.0)
+    plain = Optimizers(small_model(), Muon(use="muon"))
+    plain.begin_with(averaging.tensors())
+    assert plain.tensors().keys() == {name for name in averaging.tensors() if not name.endswith("/average")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "average"),
+    [
+        (AdamW(use="adamw"), None),
+        (AdamW(use="adamw", cautious_decay=True), Average(memory_steps=3)),
+        (Muon(use="muon"), None),
+        (EVERYTHING, Average(memory_steps=3)),
+    ],
+)
+def test_a_restored_state_goes_on_exactly(settings, average):
+    model = small_model()
+    optimizers = Optimizers(model, settings, average=average)
     for seed in range(3):
         gradients(model, seed)
         optimizers.step(1.0)
     other = small_model(seed=1)
     other.load_state_dict(model.state_dict())
-    restored = Optimizers(other, settings)
+    restored = Optimizers(other, settings, average=average)
     restored.restore({name: tensor.clone() for name, tensor in optimizers.tensors().items()})
     assert restored.tensors().keys() == optimizers.tensors().keys()
     assert {name.rpartition("/")[0] for name in restored.tensors()} == set(optimizers.parameters)

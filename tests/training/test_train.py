@@ -16,10 +16,13 @@ from headwater.core.errors import MismatchError, StoreError, TrainingError
 from headwater.core.log import read_metrics
 from headwater.core.store import hash_file
 from headwater.model import checkpoint
+from headwater.model.initialize import random_model
+from headwater.model.shape import ModelConfig
 from headwater.training import train as training
 from headwater.training.train import Run, train
+from headwater.training.validation import Validation
 
-from .conftest import PLAIN, make_world
+from .conftest import PLAIN, TRICKS, make_world
 
 HASHED = ("weights.safetensors", "training.safetensors")
 
@@ -67,7 +70,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import PLAIN, make_settings, workspace
+from conftest import TRICKS, make_settings, workspace
 from headwater.model import checkpoint
 from headwater.training import train
 
@@ -93,7 +96,7 @@ if sys.argv[3] == "in a save":
 else:
     train.Run = Killed
 inputs = {"tokens": world / "encode", "checkpoint": world / "initialize"}
-train.train(make_settings(checkpoint_every=5), inputs, workspace(world / "store" / "killed.partial"))
+train.train(make_settings(checkpoint_every=5, **TRICKS), inputs, workspace(world / "store" / "killed.partial"))
 """
 
 
@@ -106,8 +109,8 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(world, settings, out, tm
     assert [path.name for path in checkpoint.saved_steps(again.folder / "checkpoints")] == [
         f"step-{n:06d}" for n in kept
     ]
-    train(settings(checkpoint_every=5), world, again)
-    train(settings(checkpoint_every=5), world, out)
+    train(settings(checkpoint_every=5, **TRICKS), world, again)
+    train(settings(checkpoint_every=5, **TRICKS), world, out)
     assert hashes(again.folder) == hashes(out.folder)
     assert not list(again.folder.rglob(".*"))
     lines = [read_metrics(workspace.folder / "metrics.jsonl") for workspace in (again, out)]
@@ -115,10 +118,29 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(world, settings, out, tm
     assert [line.get("loss") for line in lines[0]] == [line.get("loss") for line in lines[1]]
 
 
+def test_a_model_with_tricks_trains_and_resumes_to_the_last_bit(world, settings, out, tmp_path, monkeypatch):
+    tricks = {"norm_weights": False, "embedding_norm": True, "residual_scales": [1.15, 1.05], "qk_gain": 1.2}
+    shape = {"vocab_size": 64, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "context_length": 64}
+    config = ModelConfig.model_validate({**shape, "qk_norm": True, "tie_embeddings": False, "tricks": tricks})
+    notes = {"expected_initial_loss": config.expected_initial_loss()}
+    checkpoint.save(world["checkpoint"] / "checkpoint", random_model(config, 0), 0, notes)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7, signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(), world, out)
+    train(settings(), world, out)
+    straight = type(out)(tmp_path / "straight", out.machine)
+    straight.folder.mkdir()
+    train(settings(), world, straight)
+    assert hashes(straight.folder) == hashes(out.folder)
+    model, _ = checkpoint.load_model(out.folder / "checkpoint")
+    assert (model.residual_scales - torch.linspace(1.15, 1.05, 2)).abs().min() > 1e-6
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_stopped_run_is_saved_and_goes_on_exactly(world, settings, out, tmp_path, monkeypatch, number, optimizer):
-    plan = settings(optimizer={"use": optimizer}, micro_batch_sequences=2)
+@pytest.mark.parametrize("changes", [{"optimizer": {"use": "adamw"}}, {"optimizer": {"use": "muon"}}, TRICKS])
+def test_a_stopped_run_is_saved_and_goes_on_exactly(world, settings, out, tmp_path, monkeypatch, number, changes):
+    plan = settings(**changes, micro_batch_sequences=2, validate_every=3)
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         stop_at(patch, 7, number)
@@ -155,6 +177,59 @@ def test_micro_batches_change_neither_loss_nor_gradient(world, settings, out, ro
     assert results[0] == pytest.approx(results[1], abs=1e-6)
     for ours, theirs in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert (ours.grad - theirs.grad).abs().max() < 1e-6
+
+
+def test_the_average_is_what_is_validated_and_what_the_run_ends_with(world, settings, out, tmp_path):
+    plain = type(out)(tmp_path / "plain", out.machine)
+    shared = {"validate_every": 10, "checkpoint_every": 20, "schedule": {"use": "constant", "warmup_steps": 0}}
+    ends = [
+        train(settings(**shared, **more), world, where)
+        for more, where in (({}, plain), ({"average": {"memory_steps": 5}}, out))
+    ]
+    assert ends[1]["averaged"] == {"memory_steps": 5, "share": 0.6}
+    assert ends[0]["averaged"] is None
+    assert ends[1]["validation_loss"]["total"] != ends[0]["validation_loss"]["total"]
+    assert ends[1]["final_loss"] == ends[0]["final_loss"]  # training itself is the same
+    model, info = checkpoint.load_model(out.folder / "checkpoint")
+    last = checkpoint.load_weights(plain.folder / "checkpoint")
+    assert any(not torch.equal(tensor, last[name]) for name, tensor in model.state_dict().items())
+    held_out = Validation(settings(), world["tokens"], {"up": 1, "down": 1}, 4, out)(model, "cpu")
+    assert held_out["validation_loss"]["up"] == pytest.approx(ends[1]["validation_loss"]["up"], abs=1e-6)
+    tensors, _ = checkpoint.load_training(out.folder / "checkpoint")
+    assert not [name for name in tensors if name.endswith("/average")]
+    assert info.resumable
+
+
+def test_the_z_loss_is_trained_on_and_not_reported(world, settings, out, tmp_path):
+    runs = [
+        Run(settings(z_loss=z_loss), world, type(out)(tmp_path / f"{z_loss}", out.machine)) for z_loss in (0.0, 0.1)
+    ]
+    losses, norms = zip(*(run._gradient(run.batches.batch(3)) for run in runs), strict=True)
+    assert losses[0] == losses[1]
+    assert norms[1] != pytest.approx(norms[0], rel=1e-3)
+
+
+def test_validation_drops_nothing_out(world, settings, out):
+    run = Run(settings(dropout=0.5), world, out)
+    batch = run._micro_batches(run.batches.batch(0))[0]
+    noisy = [float(run.model.loss(*batch).detach()) for _ in range(2)]
+    assert noisy[0] != noisy[1]
+    run._validate()
+    first = run._validated[1]
+    run._validate()
+    assert run._validated[1] == first
+    assert run.model.dropout == 0.5
+
+
+def test_rates_by_a_law_are_said_and_kept(world, settings, out):
+    auto = {"use": "muon", "learning_rate": "auto", "weight_decay": "auto"}
+    counts = train(settings(optimizer=auto, steps=3), world, out)
+    rate, decay = (law["value"] for law in counts["by_law"])
+    # 1.79 N^-0.713 D^0.307 of 2 layers of 32 with a feed-forward of 128, 384 tokens; 128 / (0.39 x rate x 384)
+    assert rate == pytest.approx(1.79 * (2 * (4 * 32 * 32 + 3 * 32 * 128)) ** -0.713 * 384**0.307, rel=0.01)
+    assert decay == pytest.approx(128 / (0.39 * rate * 384), rel=0.01)
+    rates = [line["learning_rate"] for line in read_metrics(out.folder / "metrics.jsonl") if "learning_rate" in line]
+    assert max(rates) == pytest.approx(rate)
 
 
 def test_clipping_scales_the_whole_gradient(world, settings, out):
@@ -356,7 +431,7 @@ COMPILED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import PLAIN, make_settings, workspace
+from conftest import TRICKS, make_settings, workspace
 from headwater.training.train import train
 world = Path(sys.argv[2])
 inputs = {"tokens": world / "encode", "checkpoint": world / "initialize"}

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headwater.advice.estimate import TYPICAL, TYPICAL_FLOPS_PER_SECOND, TYPICAL_VOCABULARY, newest, planned_model
+from headwater.advice.estimate import TYPICAL, TYPICAL_VOCABULARY, planned_model
+from headwater.advice.pace import pace_of
 from headwater.core.errors import MismatchError
+from headwater.core.hardware import Machine
 from headwater.core.stage import Step
 from headwater.core.units import format_count
 from headwater.tokens.mixture import MixturePlan, together
@@ -81,7 +83,7 @@ class Delivery:
         return "\n".join([*lines, *([f"!! {self.problem}"] if self.problem else [])])
 
 
-def delivery(steps: Sequence[Step], store: Path) -> Delivery | None:
+def delivery(steps: Sequence[Step], store: Path, machine: Machine | None = None) -> Delivery | None:
     """Say what a recipe's training will take from each source; None when it trains nothing, or has trained already.
 
     Raises:
@@ -92,7 +94,7 @@ def delivery(steps: Sequence[Step], store: Path) -> Delivery | None:
     if train is None or train.finished or "encode" not in named:
         return None
     settings: Any = train.settings
-    rows, ends_by = _rows(steps, settings, store)
+    rows, ends_by = _rows(steps, settings, store, machine)
     if named["encode"].finished:
         tokens = [batches.tokens for batches in PhasedBatches(named["encode"].folder, settings).phases]
         return _checked(settings, tokens, rows, "counted", ends_by)
@@ -120,16 +122,12 @@ def _checked(settings: Any, tokens: Sequence[Mapping[str, int]], rows: int, basi
     return Delivery(plans, basis, ends_by, problem)
 
 
-def _rows(steps: Sequence[Step], settings: Any, store: Path) -> tuple[int, str]:
+def _rows(steps: Sequence[Step], settings: Any, store: Path, machine: Machine | None) -> tuple[int, str]:
     """Training rows in all, and what decides them."""
     if settings.planned_steps is not None:
         return settings.planned_steps * settings.batch_sequences, "tokens"
-    model, trained = planned_model(steps), newest(store, "train")
-    flops_per_token = model.flops_per_token(settings.sequence_length) if model else 1e9
-    speed = TYPICAL_FLOPS_PER_SECOND
-    if trained and trained["counts"].get("flops_per_token"):
-        speed = trained["counts"]["tokens_per_second"] * trained["counts"]["flops_per_token"]
-    tokens = settings.budget * speed / flops_per_token
+    model = planned_model(steps)
+    tokens = pace_of(settings, model, store, machine).budget_tokens(settings, model)
     return max(int(tokens / settings.sequence_length), 1), "budget"
 
 

@@ -2,7 +2,7 @@
 
 A finished stage says what it took. Else a stage of documents goes by the newest finished one of its name in the store,
 scaled by the bytes that go in, or by a rate that was measured once on two cores of a server processor; a stage of the
-model goes by its parameters and FLOPs, at the speed of the last training in the store.
+model goes by its parameters and FLOPs, at the pace that pace.py knows.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headwater.advice.pace import pace_of
 from headwater.core.errors import MismatchError
+from headwater.core.hardware import Machine
 from headwater.core.stage import Step
 from headwater.core.store import read_json
 from headwater.model.config import RandomWeights
 from headwater.model.dial import Derivation
+from headwater.model.planned import planned
 from headwater.model.shape import ModelConfig
-from headwater.training.phases import stretches
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Estimate:
     seconds: float
     disk_bytes: int
     basis: str
-    """`measured` for a finished stage, `like before` when scaled from the last one of its name, `budget` and `formula`
-    for the model, `typical` from the table below."""
+    """`measured` for a finished stage, `like before` when scaled from the last one of its name, `trial` where steps of this
+    very run were timed, `budget` and `formula` for the model, `typical` from the table below."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,11 @@ TYPICAL = {
 
 MOST_SCALED = 5.0
 """A run whose text was more than so many times larger or smaller is no measure for this one."""
-TYPICAL_FLOPS_PER_SECOND = 80e9
-"""Training speed on two cores without a measurement. Source: about 70 % of the fp32 peak of 2 server cores of 2021."""
 TYPICAL_VOCABULARY = 32_000
 
 
-def estimate(steps: Sequence[Step], store: Path) -> Iterator[Estimate]:
-    """Estimate each of a recipe's stages, in order."""
+def estimate(steps: Sequence[Step], store: Path, machine: Machine | None = None) -> Iterator[Estimate]:
+    """Estimate each of a recipe's stages, in order; a trial counts that was made on such a machine."""
     text: dict[str, float] = {}  # stage -> bytes of text that it hands on
     model = planned_model(steps)
     for step in steps:
@@ -88,7 +88,7 @@ def estimate(steps: Sequence[Step], store: Path) -> Iterator[Estimate]:
             source = sum(step.settings.text_bytes().values())  # type: ignore[attr-defined]
         text[step.name] = source * TYPICAL[step.name].out
         if step.name in MODEL_STAGES:
-            yield _of_model(step, model, newest(store, "train"))
+            yield _of_model(step, model, store, machine)
         else:
             yield _of_text(step, source, newest(store, step.name))
 
@@ -104,7 +104,7 @@ def _of_text(step: Step, source: float, like: dict[str, Any] | None) -> Estimate
     return Estimate(seconds, round(rate.fixed_disk_bytes + rate.disk * source), "typical")
 
 
-def _of_model(step: Step, model: ModelConfig | None, trained: dict[str, Any] | None) -> Estimate:
+def _of_model(step: Step, model: ModelConfig | None, store: Path, machine: Machine | None) -> Estimate:
     """A stage whose time and disk go by the size of the model."""
     fixed = TYPICAL[step.name].fixed_seconds
     parameters = model.parameters() if model else 0
@@ -116,37 +116,43 @@ def _of_model(step: Step, model: ModelConfig | None, trained: dict[str, Any] | N
         kept += settings.planned_steps // settings.keep_every
     copies = 3 * kept + 1  # a checkpoint is the weights and two moments
     disk = 4 * parameters * copies
+    pace = pace_of(settings, model, store, machine)
     if settings.budget:
-        return Estimate(fixed + settings.budget, disk, "budget")
-    flops = 0
-    for stretch in stretches(settings) if model else ():
-        per_token = model.flops_per_token(stretch.settings.sequence_length) if model else 0
-        flops += (stretch.steps or 0) * settings.batch_tokens * per_token
-    if trained and trained["counts"].get("flops_per_token"):
-        speed = trained["counts"]["tokens_per_second"] * trained["counts"]["flops_per_token"]
-        return Estimate(fixed + flops / speed, disk, "formula, measured speed")
-    return Estimate(fixed + flops / TYPICAL_FLOPS_PER_SECOND, disk, "formula, typical speed")
+        seconds = pace.train_seconds(settings, model) if model else fixed + settings.budget
+        return Estimate(seconds, disk, "budget, trial" if pace.basis == "trial" else "budget")
+    seconds = pace.train_seconds(settings, model) if model else fixed
+    return Estimate(seconds, disk, "trial" if pace.basis == "trial" else f"formula, {pace.basis}")
 
 
 def planned_model(steps: Sequence[Step]) -> ModelConfig | None:
-    """The model that a recipe will make; None when its weights come from elsewhere."""
+    """The model that a recipe will make or go on with; None when it has none, or none fits."""
     return derived_model(steps)[0]
 
 
 def derived_model(steps: Sequence[Step]) -> tuple[ModelConfig | None, tuple[Derivation, ...]]:
-    """The model that a recipe will make, None when its weights come from elsewhere, and what followed from its dial.
+    """The model that a recipe will make or go on with, and what followed from its dial, if it has one.
 
-    Until the tokenizer is known, its vocabulary is TYPICAL_VOCABULARY; what does not fit that is not planned.
+    Until the tokenizer is known, its vocabulary is TYPICAL_VOCABULARY; a new model that does not fit that is not planned.
+
+    Raises:
+        InputError: a model that it begins with cannot be read.
+        MismatchError: it is none that is computed here, or what is asked for does not go with it.
     """
     named = {step.name: step for step in steps}
-    start: Any = named["initialize"].settings if "initialize" in named else None
-    if not isinstance(start, RandomWeights):
+    if "initialize" not in named:
         return None, ()
+    start: Any = named["initialize"].settings
+    if named["initialize"].finished and not isinstance(start, RandomWeights):
+        shape = named["initialize"].manifest()["counts"].get("model")
+        if shape:
+            return ModelConfig.model_validate(shape), ()
     tokenizer = named["tokenizer"]
     if tokenizer.finished:
         tokens = tokenizer.manifest()["counts"].get("vocab_size", TYPICAL_VOCABULARY)
     else:
         tokens = getattr(tokenizer.settings, "vocab_size", TYPICAL_VOCABULARY)
+    if not isinstance(start, RandomWeights):
+        return planned(start, tokens), ()
     try:
         return start.derive(tokens)
     except MismatchError:

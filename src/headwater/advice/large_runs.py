@@ -8,39 +8,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from headwater.model.config import ModelConfig
+from headwater.advice.market import Accelerator, market
+from headwater.model.presets import PRESETS
+from headwater.model.shape import ModelConfig
 
 DAY = 86_400.0
 GB = 1e9
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """An accelerator and its links.
-
-    Attributes:
-        flops_per_second: peak of dense bf16 products.
-        memory_bytes: its memory.
-        node_bytes_per_second: to the other GPUs of its machine, one direction.
-        network_bytes_per_second: to other machines, its share of their links, one direction.
-        host_bytes_per_second: to the memory of its host.
-        failures_per_day: interruptions that one GPU with its share of everything around it causes.
-        usd_per_hour: price; an assumption.
-    """
-
-    flops_per_second: float
-    memory_bytes: float
-    node_bytes_per_second: float
-    network_bytes_per_second: float
-    host_bytes_per_second: float
-    failures_per_day: float
-    usd_per_hour: float
-
-
-H100 = Gpu(989e12, 80 * GB, 450 * GB, 50 * GB, 25 * GB, 419 / (54 * 16_384), 2.5)
-"""H100 SXM, 8 to a machine, 400 Gb/s of network each. Source: NVIDIA's data sheet (989 TFLOP/s, 900 GB/s of NVLink in both
-directions together); PCIe 5 at about half its rate; 419 unexpected interruptions in 54 days on 16,384 GPUs (Llama 3,
-arXiv:2407.21783, section 3.3.4)."""
+H100 = market().accelerator("h100-80gb")
+"""H100 SXM, 8 to a machine, 400 Gb/s of network each; market.yaml has its numbers and their sources."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +52,7 @@ class LargeRun:
     mfu: float
     checkpoint_every_layer: bool
     restart_seconds: float = 600.0
-    gpu: Gpu = H100
+    gpu: Accelerator = H100
 
     # time and money
 
@@ -83,7 +60,7 @@ class LargeRun:
     def tokens_per_second(self) -> float:
         """Of all GPUs while they work."""
         flops = self.model.flops_per_token(self.sequence_length, attention="full")
-        return self.gpus * self.gpu.flops_per_second * self.mfu / flops
+        return self.gpus * self.gpu.flops_per_second("bf16") * self.mfu / flops
 
     @property
     def step_seconds(self) -> float:
@@ -138,12 +115,12 @@ class LargeRun:
     @property
     def network_seconds(self) -> float:
         """Time of a step that the network needs; it runs beside the arithmetic."""
-        return self.sharding_bytes / self.gpu.network_bytes_per_second
+        return self.sharding_bytes / (self.gpu.network_gb_per_second * GB)
 
     @property
     def node_seconds(self) -> float:
         """Time of a step that the links inside a machine need; arithmetic waits for most of it."""
-        return self.tensor_parallel_bytes / self.gpu.node_bytes_per_second
+        return self.tensor_parallel_bytes / (self.gpu.node_gb_per_second * GB)
 
     # checkpoints and failures
 
@@ -156,7 +133,9 @@ class LargeRun:
     def pause_seconds(self) -> float:
         """What a checkpoint in the background stops training for: the copy to the host's memory."""
         return (
-            self.checkpoint_bytes / min(self.shards * self.tensor_parallel, self.gpus) / self.gpu.host_bytes_per_second
+            self.checkpoint_bytes
+            / min(self.shards * self.tensor_parallel, self.gpus)
+            / (self.gpu.host_gb_per_second * GB)
         )
 
     @property
@@ -197,14 +176,7 @@ ACTIVATION_BYTES = 46
 LOGITS = 1 << 22
 """Logits that exist at a time (`headwater.model.transformer.CHUNK_LOGITS`)."""
 
-LLAMA_7B = ModelConfig(
-    vocab_size=32_000, hidden_size=4096, ffn_size=11_008, num_layers=32, num_heads=32, num_kv_heads=32,
-    context_length=4096, tie_embeddings=False,
-)  # fmt: skip
-LLAMA_70B = ModelConfig(
-    vocab_size=128_256, hidden_size=8192, ffn_size=28_672, num_layers=80, num_heads=64, num_kv_heads=8,
-    context_length=8192, tie_embeddings=False,
-)  # fmt: skip
+LLAMA_7B, LLAMA_70B = PRESETS["llama2-7b"].config(), PRESETS["llama3-70b"].config()
 RUNS = (
     LargeRun("7B on 1T", LLAMA_7B, 1e12, 4096, 1024 * 4096, 16_384, 256, 1, 256, 0.42, True),
     LargeRun("70B on 15T", LLAMA_70B, 15e12, 8192, 2048 * 8192, 16_384, 4096, 8, 128, 0.38, True),
@@ -247,7 +219,7 @@ def table(runs: tuple[LargeRun, ...] = RUNS) -> str:
         ("time lost to pauses and failures", [f"{r.lost_share:.2%}" for r in runs]),
         ("days", [f"{r.days:.1f}" for r in runs]),
         ("GPU-hours", [f"{r.gpu_hours:,.0f}" for r in runs]),
-        (f"price at {H100.usd_per_hour:g} USD per GPU-hour", [f"{r.gpu_hours * r.gpu.usd_per_hour / 1e6:.2f} million USD" for r in runs]),
+        (f"price at {H100.usd_per_hour.likely:g} USD per GPU-hour", [f"{r.gpu_hours * r.gpu.usd_per_hour.likely / 1e6:.2f} million USD" for r in runs]),
     ]  # fmt: skip
     head = ["| | " + " | ".join(r.name for r in runs) + " |", "|---|" + "---|" * len(runs)]
     return "\n".join([*head, *(f"| {what} | " + " | ".join(values) + " |" for what, values in rows)])

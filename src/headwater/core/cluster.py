@@ -44,10 +44,11 @@ class RayExecutor(Executor):
                 _connect(ray, machine)
         self._task = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=False)(_run)
         self._references: list[Any] = []
+        self._shared = not machine.store_is_url
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a task as soon as a core is free."""
-        reference = self._task.remote(os.getcwd(), fn, args, kwargs)  # noqa: PTH109  (a string, as chdir takes)
+        reference = self._task.remote(os.getcwd(), self._shared, fn, args, kwargs)  # noqa: PTH109  (a string for chdir)
         self._references.append(reference)
         future: Future[Any] = Future()
         reference.future().add_done_callback(lambda done: _hand_over(done, future))
@@ -114,9 +115,20 @@ def _no_cluster(address: str, error: Exception) -> MismatchError:
     return MismatchError(problem, place="machine.cluster", hint=hint)
 
 
-def _run(folder: str, work: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, HeadwaterError | None]:
-    """Work in the same folder as the caller; a user's error comes back whole instead of wrapped in one of Ray's."""
-    os.chdir(folder)
+def _run(
+    folder: str, shared: bool, work: Callable[..., Any], args: Any, kwargs: Any
+) -> tuple[Any, HeadwaterError | None]:
+    """Work in the same folder as the caller; a user's error comes back whole instead of wrapped in one of Ray's.
+
+    A store behind a URL needs no folder that all machines share: where there is none, sources with relative paths are missed.
+    """
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        if shared:
+            problem = f"machine {socket.gethostname()} does not see the folder {folder} ({error.strerror})"
+            hint = "share it between all machines, or give a store that all reach: machine.store=s3://bucket/store"
+            return None, MismatchError(problem, place="machine.engine", hint=hint)
     try:
         return work(*args, **kwargs), None
     except HeadwaterError as error:

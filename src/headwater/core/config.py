@@ -75,6 +75,8 @@ def validate(kind: type[C], values: Mapping[str, Any], places: Places | None = N
         told = error.errors()
         inside = {tuple(problem["loc"][:size]) for problem in told for size in range(len(problem["loc"]))}
         told = [problem for problem in told if problem["type"] != "too_short" or tuple(problem["loc"]) not in inside]
+        # a default that follows from a wrong setting is no second problem
+        told = [problem for problem in told if problem["type"] != "default_factory_not_called"]
         found = [_explain(kind, values, problem, places or {}, origin) for problem in told]
         problems = tuple(dict.fromkeys(found))
         raise RecipeError("settings that are not valid", place=origin, hint=SEE, problems=problems) from None

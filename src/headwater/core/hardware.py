@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from headwater.core.config import Config
 from headwater.core.errors import MismatchError
@@ -24,12 +25,16 @@ class Machine(Config):
     """Where and how a recipe runs; never part of a result's identity."""
 
     store: str = "store"
-    """Folder that holds the results of stages, relative to the current folder."""
+    """Folder that holds the results of stages, relative to the current folder; or a URL, such as `s3://bucket/store`, where
+    every machine of a cluster and every later run finds them. Then each machine works in `scratch`."""
+    scratch: str | None = None
+    """Folder for the copies of what is in a store behind a URL, the same path on each machine; by default one in
+    `~/.cache/headwater/stores`. What is unfinished is only there."""
     runs: str = "runs"
     """Folder that holds one folder of links per recipe, relative to the current folder."""
     engine: Literal["local", "ray"] = "local"
-    """Where the document stages work: on this machine, or as tasks of a Ray cluster whose machines all see the current
-    folder and the store under the same paths. The results are the same to the last bit. Needs `headwater[ray]`."""
+    """Where the document stages work: on this machine, or as tasks of a Ray cluster whose machines all see the store, as a
+    folder under the same path or as a URL. The results are the same to the last bit. Needs `headwater[ray]`."""
     cluster: str | None = None
     """Address of the Ray cluster, such as `10.0.0.1:6379`; by default Ray is started on this machine alone."""
     workers: int = Field(default=0, ge=0)
@@ -59,14 +64,31 @@ class Machine(Config):
     carbon_grams_per_kwh: float = Field(default=475.0, ge=0)
     """Carbon intensity of the electricity [g CO2e per kWh]. Source: world average used by codecarbon."""
 
-    @field_validator("store", "runs")
+    @field_validator("runs", "scratch")
     @classmethod
-    def _is_folder(cls, path: str) -> str:
-        if "://" in path:
-            raise ValueError(
-                f"'{path}' is a URL, not a folder; mount the bucket and give the folder (docs/guides/cluster.md)"
-            )
+    def _is_folder(cls, path: str | None) -> str | None:
+        if path and "://" in path:
+            raise ValueError(f"'{path}' is a URL, not a folder; only machine.store can be one")
         return path
+
+    @model_validator(mode="after")
+    def _scratch_has_effect(self) -> Machine:
+        if self.scratch and not self.store_is_url:
+            raise ValueError("scratch has no effect: the store is a folder, in which the work is done")
+        return self
+
+    @property
+    def store_is_url(self) -> bool:
+        """Whether the results of stages go to another place than a folder."""
+        return "://" in self.store
+
+    @property
+    def store_folder(self) -> Path:
+        """Where stages work, and their results are on this machine."""
+        if not self.store_is_url:
+            return Path(self.store)
+        folder = Path(self.scratch).expanduser().absolute() if self.scratch else cache_folder() / "stores"
+        return folder / re.sub(r"[^A-Za-z0-9.]+", "-", self.store).strip("-")
 
     @property
     def processor_workers(self) -> int:

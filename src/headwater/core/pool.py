@@ -1,18 +1,20 @@
 """Run one function over many shards: in this process, in threads, in worker processes, or on a Ray cluster.
 
-This is the seam: a stage never sees where its shards run, results come back in the order of the
+This is the seam: a stage never sees where its shards run or how files get there, results come back in the order of the
 shards, and a shard that is finished is not run again after a kill.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from headwater.core.bucket import bucket_of, exchange
 from headwater.core.cluster import RayExecutor
-from headwater.core.hardware import Machine, environment_with
+from headwater.core.hardware import Machine, environment_with, release_freed_memory
 from headwater.core.stage import Counts, Workspace
 from headwater.core.store import read_json, write_json
 
@@ -54,7 +56,16 @@ def map(  # noqa: A001  (the verb of this seam; used as pool.map)
     waiting = [index for index, result in enumerate(results) if result is None]
     workers = min(out.machine.processor_workers, len(waiting))
 
-    def finish(index: int, counts: Counts) -> None:
+    bucket = bucket_of(out.machine) if out.machine.engine == "ray" else None
+    do: Callable[[T], Any] = work
+    if bucket and waiting:
+        bucket.put_new(out.folder)
+        do = functools.partial(exchange, bucket, work)
+
+    def finish(index: int, counts: Any) -> None:
+        if bucket:
+            counts, written = counts
+            bucket.get(written)
         write_json(markers / f"{label}-{name(shards[index])}.json", counts)
         results[index] = counts
 
@@ -62,14 +73,15 @@ def map(  # noqa: A001  (the verb of this seam; used as pool.map)
         bar.update(len(shards) - len(waiting))
         if workers <= 1 and out.machine.engine == "local":
             for index in waiting:
-                finish(index, work(shards[index]))
+                finish(index, do(shards[index]))
                 bar.advance()
         else:
             with _executor(out.machine, workers, threads) as executor:
-                futures: dict[Future[Any], int] = {executor.submit(work, shards[index]): index for index in waiting}
+                futures: dict[Future[Any], int] = {executor.submit(do, shards[index]): index for index in waiting}
                 for future in as_completed(futures):
                     finish(futures[future], future.result())
                     bar.advance()
+    release_freed_memory()
     return [result for result in results if result is not None]
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.core import hardware, log
+from headwater.core.bucket import Bucket, bucket_of
 from headwater.core.config import Config, difference, nearest
 from headwater.core.errors import (
     EmptyResultError,
@@ -135,6 +136,8 @@ class Store:
     """Stage name -> name of the folder that it had in the recipe's last run; for saying what changed."""
     begun: Mapping[str, str] = field(default_factory=dict)
     """Stage name -> name of the folder in which the recipe's last run began it, finished or not."""
+    bucket: Bucket | None = None
+    """Where the results are, if the folder only holds this machine's copies."""
 
     def plan(self, stage: Stage, settings: Config, inputs: Mapping[str, Step], hashes: HashMemory) -> Step:
         """Work out a stage's fingerprint, and whether it is finished or must run and why.
@@ -155,8 +158,11 @@ class Store:
         fingerprint = hash_value(identity)
         folder = self.folder / f"{stage.name}-{fingerprint[:8]}"
         finished = (folder / "manifest.json").is_file()
+        if not finished and self.bucket and (manifest := self.bucket.manifest(folder.name)):
+            write_json(folder / "manifest.json", manifest)  # its files are brought when they are needed
+            finished = True
         if finished:
-            check_quickly(folder)
+            check_quickly(folder, elsewhere=self.bucket is not None)
         step = Step(stage, settings, outside, inputs, fingerprint, folder, finished, "done")
         return step if finished else Step(**{**vars(step), "reason": self._reason(step)})
 
@@ -208,7 +214,10 @@ def perform(step: Step, machine: Machine, *, anew: bool = False) -> dict[str, An
         if (step.folder / "manifest.json").is_file() and not anew:  # another run finished it meanwhile
             return step.manifest()
         inputs = {role: source.folder for role, source in step.inputs.items()}
+        bucket = bucket_of(machine)
         for role, source in step.inputs.items():
+            if bucket:
+                bucket.settle(source.folder)
             check_quickly(source.folder) if role in step.stage.evidence else check_fully(source.folder)
         started = datetime.datetime.now(datetime.UTC)
         clock = time.perf_counter()
@@ -243,7 +252,10 @@ def perform(step: Step, machine: Machine, *, anew: bool = False) -> dict[str, An
             "warnings": out.warnings,
             "counts": counts,
         }
-        return _finish(step, manifest)
+        manifest = _finish(step, manifest)
+        if bucket:
+            bucket.publish(step.folder)
+        return manifest
 
 
 def _identity(step: Step) -> dict[str, Any]:
@@ -279,15 +291,23 @@ def _finish(step: Step, manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def check_quickly(folder: Path) -> None:
+def check_quickly(folder: Path, *, elsewhere: bool = False) -> None:
     """Check that a finished folder holds what its manifest says; only files changed since then are hashed.
+
+    Args:
+        folder: of the stage.
+        elsewhere: files that are missing here are in a bucket.
 
     Raises:
         StoreError: names the file that is missing or was changed.
     """
     manifest = read_json(folder / "manifest.json")
     written = (folder / "manifest.json").stat().st_mtime_ns
-    _check(folder, manifest, lambda path: path.stat().st_mtime_ns > written)
+    if elsewhere:
+        here = {name: file for name, file in manifest["files"].items() if (folder / name).is_file()}
+        _check(folder, manifest, lambda path: path.stat().st_mtime_ns > written, here)
+        return
+    _check(folder, manifest, lambda path: path.stat().st_mtime_ns > written, manifest["files"])
 
 
 def check_fully(folder: Path) -> None:
@@ -296,10 +316,13 @@ def check_fully(folder: Path) -> None:
     Raises:
         StoreError: names the file that is missing or was changed.
     """
-    _check(folder, read_json(folder / "manifest.json"), lambda _: True)
+    manifest = read_json(folder / "manifest.json")
+    _check(folder, manifest, lambda _: True, manifest["files"])
 
 
-def _check(folder: Path, manifest: dict[str, Any], suspicious: Callable[[Path], bool]) -> None:
+def _check(
+    folder: Path, manifest: dict[str, Any], suspicious: Callable[[Path], bool], files: Mapping[str, Any]
+) -> None:
     if manifest.get("schema") != MANIFEST_SCHEMA:
         problem = f"has manifest schema {manifest.get('schema')}, this version reads {MANIFEST_SCHEMA}"
         raise StoreError(problem, place=str(folder), hint="remove the folder to make it again")
@@ -311,7 +334,7 @@ def _check(folder: Path, manifest: dict[str, Any], suspicious: Callable[[Path], 
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     for name in sorted(found - manifest["files"].keys() - {"manifest.json"}):
         raise StoreError("was added after its stage finished", place=str(folder / name), hint=hint)
-    for name, expected in manifest["files"].items():
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             raise StoreError("is missing; the stage had written it", place=str(path), hint=hint)

@@ -32,6 +32,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if temporary.is_file():
             _sync(temporary)
         temporary.replace(path)
+        for paths in _noting:
+            paths.append(path)
     except OSError as error:
         raise storage_error(error, path) from error
     finally:
@@ -39,6 +41,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+_noting: list[list[Path]] = []
+
+
+@contextmanager
+def noting_written() -> Iterator[list[Path]]:
+    """Give a list to which every file is added that this process writes whole while the block runs."""
+    paths: list[Path] = []
+    _noting.append(paths)
+    try:
+        yield paths
+    finally:
+        _noting[:] = [other for other in _noting if other is not paths]
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -19,6 +19,7 @@ from headwater.core.errors import EmptyResultError
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.documents.cleaning.boilerplate import Boilerplate
 from headwater.documents.cleaning.c4 import C4
+from headwater.documents.cleaning.classifier import Classifier
 from headwater.documents.cleaning.classify import Language
 from headwater.documents.cleaning.custom import PythonStep
 from headwater.documents.cleaning.features import Features
@@ -67,6 +68,7 @@ Step = Annotated[
     | Code
     | Quality
     | Perplexity
+    | Classifier
     | Toxicity
     | PersonalData
     | PythonStep,
@@ -141,9 +143,8 @@ def clean(settings: Clean, inputs: Inputs, out: Workspace) -> Counts:
             prepared[str(index)] = told
     work = functools.partial(_clean_shard, steps, out.folder)
     counts = add_counts(pool.map(work, shards, out, label="clean", name=lambda shard: shard.stem))
-    for source, of_source in counts["sources"].items():
-        if not of_source["documents_out"]:
-            raise _everything_dropped(source, of_source, out.folder / "dropped")
+    if gone := [source for source, of_source in counts["sources"].items() if not of_source["documents_out"]]:
+        raise _everything_dropped(gone, counts["sources"], out.folder / "dropped")
     _tell_idle_steps(settings, counts, out)
     return counts | ({"prepared": prepared} if prepared else {})
 
@@ -245,8 +246,9 @@ def _not_empty(batch: Features) -> Verdict:
     return judge(len(blank), Rule("empty", np.zeros(len(blank)), blank, 1.0))
 
 
-def _everything_dropped(source: str, counts: dict[str, Any], folder: Path) -> EmptyResultError:
-    """Say which rule dropped most of a source, and by how far."""
+def _everything_dropped(gone: Sequence[str], of_sources: Mapping[str, Any], folder: Path) -> EmptyResultError:
+    """Say which rule dropped most of the first source of which nothing is left, by how far, and which others are like it."""
+    source, counts = gone[0], of_sources[gone[0]]
     rule, documents = max(counts["dropped"].items(), key=lambda item: item[1])
     values, thresholds = [], set()
     for shard in shards_in(folder):
@@ -261,6 +263,10 @@ def _everything_dropped(source: str, counts: dict[str, Any], folder: Path) -> Em
     if values and thresholds:
         allowed = " or ".join(f"{threshold:g}" for threshold in sorted(thresholds))
         problem += f", which allows {allowed} where their median is {np.median(values):.3g}"
+    if gone[1:]:
+        drops = ((other, of_sources[other]["dropped"]) for other in gone[1:])
+        more = (f"'{other}' (most by {max(rules, key=lambda rule: rules[rule])})" for other, rules in drops)
+        problem += f"; nothing is left either of {', '.join(more)}"
     hint = f"change or remove that rule, or name in its `sources` the sources that it is for, without '{source}'"
     return EmptyResultError(problem, place="clean.steps", hint=hint)
 

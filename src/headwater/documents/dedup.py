@@ -27,7 +27,6 @@ from pydantic import model_validator
 from headwater.core import pool
 from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError, InputError
-from headwater.core.hardware import release_freed_memory
 from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.documents.document import (
     DROPPED_SCHEMA,
@@ -124,9 +123,7 @@ class _Work:
     def over_shards(self, label: str, work: Any) -> list[Counts]:
         """Do something with the number of each shard."""
         numbers = range(len(self.shards))
-        found = pool.map(work, numbers, self.out, label=label, name=lambda n: self.shards[n].stem, threads=True)
-        release_freed_memory()
-        return found
+        return pool.map(work, numbers, self.out, label=label, name=lambda n: self.shards[n].stem, threads=True)
 
 
 def dedup(settings: Dedup, inputs: Inputs, out: Workspace) -> Counts:
@@ -359,7 +356,6 @@ def _write(
     tally = Tally(source_of(shard))
     edits = _Edits(work, number, frequent, spans, tally)
     begin = first = int(found.starts[number])
-    threshold = work.settings.near.threshold if work.settings.near else 1.0
     with (
         ShardFile(folder / "documents" / shard.name) as kept,
         ShardFile(folder / "dropped" / shard.name, DROPPED_SCHEMA) as dropped,
@@ -371,7 +367,7 @@ def _write(
             copies = found.rules[numbers] != 0
             gone = []
             if copies.any():
-                gone.append(_explain(found, work.sketches, rows.filter(pa.array(copies)), numbers[copies], threshold))
+                gone.append(_explain(found, work, rows.filter(pa.array(copies)), numbers[copies]))
             left = _with_sizes(rows.filter(pa.array(~copies)), found.sizes[numbers[~copies]])
             left, emptied = edits.cut(left, numbers[~copies] - first)
             tally.keep(left)
@@ -395,15 +391,15 @@ def _with_sizes(rows: pa.RecordBatch, sizes: np.ndarray) -> pa.RecordBatch:
     return rows.set_column(field, rows.schema.field(field), pa.array(meta, pa.string()))
 
 
-def _explain(
-    found: Clusters, sketches: Sequence[Sketch], rows: pa.RecordBatch, numbers: np.ndarray, threshold: float
-) -> pa.RecordBatch:
+def _explain(found: Clusters, work: _Work, rows: pa.RecordBatch, numbers: np.ndarray) -> pa.RecordBatch:
     """Say of each dropped document which one is kept instead, and how similar the two are."""
+    sketches, near_settings = work.sketches, work.settings.near
+    threshold = near_settings.threshold if near_settings else 1.0
     rules, keepers = found.rules[numbers], found.keeper[numbers]
     kept = [identifier.decode() for identifier in _gather(found, sketches, "ids", keepers)]
     similarity = np.ones(len(numbers))
     same = rules == clusters.EXACT
-    if not same.all() and (sketches[0].folder / "marks").exists():
+    if not same.all() and near_settings:
         mine, theirs = (
             np.frombuffer(b"".join(_gather(found, sketches, "marks", places)), np.uint8).reshape(len(numbers), -1)
             for places in (numbers, keepers)

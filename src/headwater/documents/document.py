@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from headwater.core.bucket import here
 from headwater.core.errors import StoreError
 from headwater.core.store import atomic_path
 
@@ -188,7 +189,7 @@ def read_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[p
     """
     names = list(columns) if columns is not None else None
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as shard:
+        with pq.ParquetFile(here(path), pre_buffer=False) as shard:
             for group in range(shard.num_row_groups):
                 table = shard.read_row_group(group, columns=names, use_threads=False)
                 yield from (table.select(names) if names else table).combine_chunks().to_batches()

@@ -54,6 +54,7 @@ Source = Annotated[
     Field(discriminator="use"),
 ]
 T = TypeVar("T")
+_REASONS_SHOWN = 5
 SourceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -128,12 +129,13 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
         for number, part in enumerate(_parts(name, source, settings.shard_bytes, out))
     ]
     work = functools.partial(_read_part, settings, out.folder / "parts")
-    results = pool.map(work, jobs, out, label="read", name=lambda job: job.name)
+    results = _read_jobs(work, jobs, out)
     for source in sorted(settings.sources):
         of_source = [result for job, result in zip(jobs, results, strict=True) if job.source == source]
         damaged = {path: problem for result in of_source for path, problem in result["damaged"].items()}
         _check_damage(source, damaged, settings)
         _judge(source, of_source, damaged, settings)
+        _tell_left_out(source, of_source, out)
         _tell_lost_dates(source, [result["lost_dates"] for result in of_source], out)
         if damaged:
             out.warn(
@@ -150,6 +152,18 @@ def read(settings: Read, inputs: Inputs, out: Workspace) -> Counts:
     for name, of_source in counts["sources"].items():
         of_source["input_bytes"] = sizes[name] or of_source["bytes_in"]
     return counts
+
+
+def _read_jobs(work: Callable[[Job], Counts], jobs: Sequence[Job], out: Workspace) -> list[Counts]:
+    """Read every part; those of sources that this machine has brought here itself stay on it when others cannot see them."""
+    brought = [job for job in jobs if out.machine.store_is_url and (out.folder / "cache" / job.source).is_dir()]
+    others = [job for job in jobs if job not in brought]
+    alone = Workspace(out.folder, out.machine.model_copy(update={"engine": "local"}))
+    results = {}
+    for some, on in ((brought, alone), (others, out)):
+        counts = pool.map(work, some, on, label="read", name=lambda job: job.name) if some else []
+        results |= {job.name: count for job, count in zip(some, counts, strict=True)}
+    return [results[job.name] for job in jobs]
 
 
 def _parts(name: str, source: Any, part_bytes: int, out: Workspace) -> Sequence[Any]:
@@ -186,6 +200,19 @@ def _check_damage(source: str, damaged: Mapping[str, str], settings: Read) -> No
         )
         hint = "download or write them again, or raise read.max_damaged_files"
         raise InputError(problem, place=f"read.sources.{source}", hint=hint)
+
+
+def _tell_left_out(source: str, results: Sequence[Counts], out: Workspace) -> None:
+    """Say how many records were read that are no documents by their nature, and the most frequent reasons."""
+    tally = add_counts(result["tally"] for result in results)
+    reasons = tally["sources"].get(source, {}).get("skipped", {})
+    if reasons:
+        most = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{reason} {count:,}" for reason, count in most[:_REASONS_SHOWN])
+        more = f", and {len(most) - _REASONS_SHOWN} more reasons" if len(most) > _REASONS_SHOWN else ""
+        out.note(
+            f"{source}: {tally['documents_in']:,} documents and {sum(reasons.values()):,} other records: {shown}{more}"
+        )
 
 
 def _tell_lost_dates(source: str, lost: Sequence[tuple[int, str]], out: Workspace) -> None:
@@ -237,6 +264,8 @@ def _judge(source: str, results: list[Counts], damaged: Mapping[str, str], setti
         skipped = tally.get("sources", {}).get(source, {}).get("skipped", {})
         problem += "".join(f"; {count} left out: {reason}" for reason, count in skipped.items())
         hint = "look into what it reads"
+        if "private_address" in tally.get("dropped", {}):
+            hint = f"if these are machines of yours, set read.sources.{source}.allow_private=true"
         if "too_long" in tally.get("dropped", {}):
             hint = f"lines, and files that are one document, may have {MAX_RECORD_BYTES >> 20} MiB: check `use` and `split`"
         raise EmptyResultError(problem, place=f"read.sources.{source}", hint=hint)

@@ -91,7 +91,7 @@ def split(settings: Split, inputs: Inputs, out: Workspace) -> Counts:
     if all(one.highest < 0 for one in cuts):
         raise small[0]
     for error in small:
-        out.warn(f"split: {error.problem}: nothing of it is held out, so it will have no score")
+        out.warn(f"{error.problem}: nothing of it is held out, so it will have no score")
     work = functools.partial(_split_shard, settings.seed, out.folder)
     return add_counts(pool.map(work, cuts, out, label="split", name=lambda cut: cut.shard.stem, threads=True))
 

@@ -41,7 +41,7 @@ from headwater.evaluation.marks import (
 from headwater.evaluation.opening import Opened, first_token
 from headwater.evaluation.score import document_losses
 from headwater.evaluation.statistics import pass_at_k
-from headwater.evaluation.tasks import Chosen, Code, Generate, Group, LanguageModelling, Rolling
+from headwater.evaluation.tasks import Chosen, Code, Generate, Group, LanguageModelling, Rolling, Task
 from headwater.evaluation.write import write
 from headwater.model.transformer import Transformer
 
@@ -191,7 +191,7 @@ def _run(
     """Score one task."""
     chosen = outcome.chosen
     items = items_of(chosen, data, limit)
-    identity = hash_value([ENGINE, chosen.identity, digest, [item.hash for item in items]])
+    identity = hash_value([ENGINE, PART_ITEMS, chosen.identity, digest, [item.hash for item in items]])
     path = folder / "items" / f"{chosen.name}.parquet"
     if _identity(path) == identity:
         table = pq.read_table(path)
@@ -208,7 +208,6 @@ def _run(
 def _table(opened: Opened, outcome: Outcome, items: Sequence[Item], parts: Path, identity: str, show: Show) -> pa.Table:
     """The rows of all items; parts that are done already are read."""
     chosen, tables = outcome.chosen, []
-    notes: dict[str, int] = {}
     with show(chosen.name, len(items), "items") as bar:
         for begin in range(0, len(items), PART_ITEMS):
             part = parts / f"{begin:08d}.parquet"
@@ -218,7 +217,6 @@ def _table(opened: Opened, outcome: Outcome, items: Sequence[Item], parts: Path,
                 tables.append(pq.read_table(part))
                 continue
             rows, cut = _marked(opened, chosen, some, bar.advance)
-            notes = {"cut": notes.get("cut", 0) + cut}
             table = _as_table(outcome, rows, some, begin, identity, cut)
             with atomic_path(part) as temporary:
                 pq.write_table(table, temporary, compression="zstd")
@@ -329,22 +327,28 @@ def _written(
 
 
 def _mark_programs(task: Code, item: Item, written: Sequence[str]) -> Mark:
-    """Run each program; the mark is pass@k for the first k."""
+    """Run each program; the mark is pass@k."""
     programs = [render(task.program, {**item.record, "written": text}, item.place) for text in written]
     fates = [sandbox.run(program).fate for program in programs]
     right = fates.count(sandbox.PASSED)
-    return {"fate": fates, "pass": pass_at_k(len(fates), right, task.k[0])}
+    return {"fate": fates, "pass": pass_at_k(len(fates), right, task.k)}
 
 
 def _sum_up(outcome: Outcome, items: Sequence[Item], marks: Sequence[Mark], parameters: int) -> None:
+    """Scores of a task, of each subtask, and of what subtasks have in common."""
     task = outcome.chosen.task
     outcome.score = score(task, items, marks, parameters)
-    for field_, key in (("subtasks", lambda name: name), ("parts", dict(task.parts()).__getitem__)):
-        found = {}
-        for name in dict.fromkeys(key(item.subtask) for item in items):
-            of = [n for n, item in enumerate(items) if key(item.subtask) == name]
-            found[name] = score(task, [items[n] for n in of], [marks[n] for n in of])
-        setattr(outcome, field_, found if task.subtasks else {})
+    if task.subtasks:
+        common = dict(task.parts())
+        outcome.subtasks = _by(task, items, marks, [item.subtask for item in items])
+        outcome.parts = _by(task, items, marks, [common[item.subtask] for item in items])
+
+
+def _by(task: Task, items: Sequence[Item], marks: Sequence[Mark], names: Sequence[str]) -> dict[str, Score]:
+    members: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        members.setdefault(name, []).append(number)
+    return {name: score(task, [items[n] for n in of], [marks[n] for n in of]) for name, of in members.items()}
 
 
 def _means(groups: Mapping[str, Group], outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:

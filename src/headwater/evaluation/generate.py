@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch import Tensor
 from headwater.core.errors import MismatchError
 from headwater.evaluation.config import Sampling
 from headwater.evaluation.score import not_finite
+from headwater.model.decoding import Decoder, fits
+from headwater.model.fold import fold
 from headwater.model.transformer import KVCache, Transformer
 
 
@@ -46,22 +48,42 @@ def generate(
             problem = f"a prompt of {len(prompt):,} tokens does not fit a context of {context:,} with room to go on"
             raise MismatchError(problem, place="prompt", hint=f"give 1 to {context - 1:,} tokens")
     writers = [Writer(prompt, settings, settings.seed + n, context, stop) for n, prompt in enumerate(prompts)]
-    tokens_BT, documents_BT = _padded(prompts, model.embedding.weight.device)
     new = max(writer.room for writer in writers)
-    dtype = model.compute_dtype or model.embedding.weight.dtype
-    cache = KVCache(model.config, len(prompts), tokens_BT.shape[1] + new - 1, tokens_BT.device, dtype)
-    for _ in range(new):
-        with torch.inference_mode():
-            x_BD = model.hidden(tokens_BT, documents_BT, cache)[:, -1]
-            logits_BV = model.logits(x_BD)[:, :vocab_size].float().cpu()
+    logits_BV, forward = _begin(fold(model), prompts, new)
+    drawn: list[int | None] = []
+    for position in range(new):
+        if position:
+            logits_BV = forward(drawn)
+        logits_BV = logits_BV[:, :vocab_size]
         if not torch.isfinite(logits_BV).all():
             raise not_finite("generate")
         drawn = [writer(logits_V) for writer, logits_V in zip(writers, logits_BV, strict=True)]
         if all(token is None for token in drawn):
             return
         yield drawn
-        tokens_BT = torch.tensor([[token or 0] for token in drawn], device=tokens_BT.device)
-        documents_BT = None
+
+
+def _begin(
+    model: Transformer, prompts: Sequence[Sequence[int]], new: int
+) -> tuple[Tensor, Callable[[Sequence[int | None]], Tensor]]:
+    """The logits behind prompts [B, token types] fp32, and a function from the last token of each text to those of the next."""
+    tokens_BT, documents_BT = _padded(prompts, model.embedding.weight.device)
+    dtype = model.compute_dtype or model.embedding.weight.dtype
+    cache = KVCache(model.config, len(prompts), tokens_BT.shape[1] + new - 1, tokens_BT.device, dtype)
+
+    @torch.inference_mode()
+    def library(tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+        x_BD = model.hidden(tokens_BT, documents_BT, cache)[:, -1]
+        return model.logits(x_BD).float().cpu()
+
+    logits_BV = library(tokens_BT, documents_BT)
+    loops = Decoder(model, cache) if fits(model, len(prompts)) else None
+
+    def forward(last: Sequence[int | None]) -> Tensor:
+        tokens_B = torch.tensor([token or 0 for token in last])
+        return library(tokens_B[:, None].to(tokens_BT.device)) if loops is None else loops(tokens_B)
+
+    return logits_BV, forward
 
 
 class Writer:

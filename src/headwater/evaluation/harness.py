@@ -49,17 +49,10 @@ class HarnessLM(LM):  # type: ignore[misc, valid-type]  # object, where lm-eval 
         """For each (context, continuation): its log-probability, and whether it is what the model would write."""
         arguments: list[Any] = [request.args for request in requests]
         pairs: list[Pair] = [(context, continuation) for context, continuation in arguments]
-        members: dict[str, list[int]] = {}
-        for number, (context, _) in enumerate(pairs):
-            members.setdefault(context, []).append(number)
         encoder = PairEncoder(self._opened.codec, self._opened.model.config.context_length)
-        items = [[pairs[n] for n in of] for of in members.values()]
-        asked = encode_items(encoder, items, lambda n: f"request {list(members.values())[n][0] + 1}")
-        answers: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
-        for of, found in zip(members.values(), likelihoods(self._opened.model, asked), strict=True):
-            for number, one in zip(of, found, strict=True):
-                answers[number] = one.log_probability, one.greedy
-        return answers
+        asked = encode_items(encoder, [[pair] for pair in pairs], lambda n: f"request {n + 1}")
+        found = likelihoods(self._opened.model, asked)
+        return [(one.log_probability, one.greedy) for (one,) in found]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
         """For each text its log-probability, in windows that do not overlap, as lm-eval cuts them."""

@@ -138,7 +138,7 @@ class Row:
     places: np.ndarray
     """Position of each token in its text."""
     paths: list[np.ndarray]
-    """For each text the indices of its tokens in the row, when it is not the whole row; for the mask."""
+    """For each text the indices of its tokens in the row."""
     predicting: np.ndarray
     """Index in the row of each position that predicts a target."""
     targets: np.ndarray

@@ -232,15 +232,15 @@ class Code(Task):
     """The most that the model writes."""
     samples: int = Field(default=1, ge=1)
     """Programs for each item; with more than one they are drawn at `temperature`."""
-    k: tuple[int, ...] = (1,)
-    """pass@k for these k."""
+    k: int = Field(default=1, ge=1)
+    """pass@k: the probability that one of k programs is right."""
     temperature: float = Field(default=0.0, ge=0)
     """0 takes the likeliest token."""
 
     @model_validator(mode="after")
     def _enough(self) -> Code:
-        if max(self.k) > self.samples:
-            raise ValueError(f"pass@{max(self.k)} needs as many samples, not {self.samples}")
+        if self.k > self.samples:
+            raise ValueError(f"pass@{self.k} needs as many samples, not {self.samples}")
         if self.samples > 1 and not self.temperature:
             raise ValueError("samples at temperature 0 are all the same; set temperature")
         return self

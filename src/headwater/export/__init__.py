@@ -28,6 +28,7 @@ from headwater.export.proof import Exported, prove, texts_of
 from headwater.model import checkpoint, gguf, hf
 from headwater.model.config import Export
 from headwater.model.families import architecture
+from headwater.model.fold import fold
 from headwater.model.transformer import Transformer
 from headwater.report.evidence import Evidence
 from headwater.tokens.gguf import metadata, read_tokenizer
@@ -67,7 +68,8 @@ def convert(settings: Export, inputs: Inputs, source: Path, folder: Path, machin
 def _write(settings: Export, inputs: Inputs, source: Path, folder: Path, machine: Machine) -> Counts:
     """Write, read back, prove, describe."""
     torch.set_num_threads(machine.processor_threads)
-    model, info = checkpoint.load_model(source)
+    trained, info = checkpoint.load_model(source)
+    model = fold(trained)
     tokenizer = inputs["tokenizer"] / "tokenizer"
     hf.check_vocabulary(model.config.token_types, tokenizer)
     special = [token.content for token in _open(tokenizer).get_added_tokens_decoder().values()]
@@ -75,7 +77,7 @@ def _write(settings: Export, inputs: Inputs, source: Path, folder: Path, machine
     folder.mkdir(parents=True, exist_ok=True)
     try:
         exported = _FORMATS[settings.format](settings, model, info.step, tokenizer, folder)
-        proof = {"compared_on": what, **prove(model, tokenizer, exported, texts, machine)}
+        proof = {"compared_on": what, **prove(trained, tokenizer, exported, texts, machine)}
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -104,7 +106,7 @@ _ROLES = ("documents", "tokenizer", "checkpoint")
 
 def _write_huggingface(settings: Export, model: Transformer, _: int, tokenizer: Path, folder: Path) -> Exported:
     hf.write_folder(folder, model, tokenizer, settings.dtype)
-    return Exported("huggingface", settings.dtype, folder, None, hf.read_folder(folder), _open(folder))
+    return Exported("huggingface", settings.dtype, folder, None, model, hf.read_folder(folder), _open(folder))
 
 
 def _write_gguf(settings: Export, model: Transformer, _: int, tokenizer: Path, folder: Path) -> Exported:
@@ -119,7 +121,8 @@ def _write_gguf(settings: Export, model: Transformer, _: int, tokenizer: Path, f
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", settings.title).strip("-") or "model"
     path = folder / f"{name}-{gguf.TYPES[settings.dtype]}.gguf"
     gguf.write_file(path, model, words, settings.dtype, facts)
-    return Exported("gguf", settings.dtype, folder, path, gguf.read_file(path)[0], read_tokenizer(GgufFile(path)))
+    reread, tokens = gguf.read_file(path)[0], read_tokenizer(GgufFile(path))
+    return Exported("gguf", settings.dtype, folder, path, model, reread, tokens)
 
 
 def _write_safetensors(settings: Export, model: Transformer, step: int, tokenizer: Path, folder: Path) -> Exported:
@@ -127,7 +130,8 @@ def _write_safetensors(settings: Export, model: Transformer, step: int, tokenize
     rounded = model if settings.dtype == "float32" else copy.deepcopy(model).to(DTYPES[settings.dtype])
     checkpoint.save(folder, rounded, step, notes={"dtype": settings.dtype})
     hf.copy_tokenizer(tokenizer, folder)
-    return Exported("safetensors", settings.dtype, folder, None, checkpoint.load_model(folder)[0], _open(folder))
+    reread = checkpoint.load_model(folder)[0]
+    return Exported("safetensors", settings.dtype, folder, None, model, reread, _open(folder))
 
 
 def _open(folder: Path) -> tokenizers.Tokenizer:
@@ -143,6 +147,11 @@ _FORMATS: Mapping[str, Any] = {
 
 def _told(proof: Mapping[str, Any]) -> Iterator[str]:
     """What was proven, in a line for each software."""
+    if folded := proof["folded"]:
+        yield (
+            f"folded into plain weights: {', '.join(folded['tricks'])}; in fp64 the logits are at most "
+            f"{folded['largest_fp64']:.1e} standard deviations apart, in fp32 {folded['largest_fp32']:.1e}"
+        )
     for check in proof["checks"]:
         yield (
             f"{check['runtime']} computes the same: over {proof['tokens']:,} tokens the logits are at most "

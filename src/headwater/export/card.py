@@ -299,10 +299,15 @@ def _verification(facts: Json) -> Iterator[str]:
             + "; ".join(f"with {each['runtime']}, {each['why']}" for each in proof["not_checked"])
             + "."
         )
+    if folded := proof["folded"]:
+        yield (
+            f"The model was trained with {', '.join(map(words, folded['tricks']))}, which are folded into these plain weights. "
+            f"Before and after, largest difference: {folded['largest_fp64']:.1e} in fp64, {folded['largest_fp32']:.1e} in fp32."
+        )
     rounding = proof["rounding"]
-    if facts["dtype"] == "float32":
+    if facts["dtype"] == "float32" and not folded:
         yield "The weights are those that were trained, bit for bit."
-    else:
+    elif facts["dtype"] != "float32":
         yield (
             f"Written as {facts['dtype']}, the weights are rounded. Beside the model that was trained: mean divergence of the predictions "
             f"{significant(rounding['divergence'])} nats per token, the same likeliest token at {share(rounding['same_choice'], 1)}, "

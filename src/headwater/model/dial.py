@@ -8,13 +8,12 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from headwater.core.units import Count, Flops, format_count
+from headwater.model.laws import TOKENS_PER_PARAMETER
 from headwater.model.shape import ModelConfig, ModelKind
 
 ASPECT = 64
 """hidden_size / num_layers where neither is given. Source: nanochat (Karpathy 2025), width = 64 x depth; Kaplan et al. 2020
 (arXiv:2001.08361, figure 5) find the loss flat, within a few percent, from some 10 to 200."""
-TOKENS_PER_PARAMETER = 20
-"""Training tokens for each parameter at the least compute for a loss. Source: Hoffmann et al. 2022 (arXiv:2203.15556)."""
 WIDE = 2048
 """hidden_size from which heads are of 128 instead of 64. Source: Llama 2 and Qwen3 against GPT-2 and TinyLlama."""
 

@@ -19,15 +19,14 @@ from headwater.core.errors import MismatchError
 from headwater.core.gguf import GgufFile
 from headwater.core.units import format_count
 from headwater.model.families import architecture as class_of
-from headwater.model.families import from_huggingface, model_config, to_huggingface
+from headwater.model.families import model_config
+from headwater.model.metadata import ARCHITECTURES, HINT, huggingface_values
+from headwater.model.names import from_huggingface, to_huggingface
 from headwater.model.shape import ModelConfig
 from headwater.model.transformer import Transformer
 
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-"""Architecture in `general.architecture` -> the class of transformers that computes the same."""
 _INTERLEAVED = ("llama",)
 """Architectures whose rotary positions turn neighbouring numbers. Source: llama.cpp, llama_model_rope_type."""
-_HINT = f"models that can be read from GGUF are {' and '.join(ARCHITECTURES)} without extras"
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 """Number format of an export -> tensor type. Vectors are always F32, as llama.cpp demands."""
 _FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16", "Q8_0": "MOSTLY_Q8_0"}
@@ -53,43 +52,6 @@ def read_file(path: Path) -> tuple[Transformer, dict[str, int]]:
     model.load_state_dict(from_huggingface(tensors, model, str(path)), assign=True)
     model.reset_buffers("cpu")
     return model, file.types
-
-
-def huggingface_values(file: GgufFile) -> dict[str, Any]:
-    """The metadata of a GGUF file in the words of a config.json.
-
-    Raises:
-        MismatchError: the architecture is unknown, a key is missing, or the model has parts that are not computed here.
-    """
-    place = str(file.path)
-    kind = file.get("general.architecture", "none")
-    if kind not in ARCHITECTURES:
-        raise MismatchError(f"the architecture is {kind}", place=place, hint=_HINT)
-    heads = _number(file, f"{kind}.attention.head_count")
-    head_size = int(file.get(f"{kind}.attention.key_length") or _number(file, f"{kind}.embedding_length") // heads)
-    for key, expected in {
-        f"{kind}.expert_count": 0,
-        f"{kind}.rope.scaling.type": "none",
-        f"{kind}.rope.dimension_count": head_size,
-        f"{kind}.attention.value_length": head_size,
-        f"{kind}.attention.sliding_window": 0,
-    }.items():
-        if (found := file.get(key, expected)) != expected:
-            raise MismatchError(f"{key} is {found!r}, expected {expected!r}", place=place, hint=_HINT)
-    return {
-        "architectures": [ARCHITECTURES[kind]],
-        "vocab_size": file.shapes.get("token_embd.weight", (0,))[0],
-        "hidden_size": _number(file, f"{kind}.embedding_length"),
-        "num_hidden_layers": _number(file, f"{kind}.block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": _number(file, f"{kind}.attention.head_count_kv", heads),
-        "head_dim": head_size,
-        "intermediate_size": _number(file, f"{kind}.feed_forward_length"),
-        "max_position_embeddings": _number(file, f"{kind}.context_length"),
-        "rope_parameters": {"rope_type": "default", "rope_theta": _as_written(file, f"{kind}.rope.freq_base", 1e4)},
-        "rms_norm_eps": _as_written(file, f"{kind}.attention.layer_norm_rms_epsilon"),
-        "tie_word_embeddings": "output.weight" not in file.shapes,
-    }
 
 
 def write_file(
@@ -201,7 +163,7 @@ def _check_names(file: GgufFile, config: ModelConfig, names: Mapping[str, str]) 
         raise MismatchError(f"tensor {missing[0]} is missing", place=place, hint="download the model again")
     extra = sorted(found.keys() - set(names.values()))
     if extra:
-        raise MismatchError(f"tensor {extra[0]} has no place in the model", place=place, hint=_HINT)
+        raise MismatchError(f"tensor {extra[0]} has no place in the model", place=place, hint=HINT)
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in to_huggingface(Transformer(config)).items()}
     for name, there in names.items():
@@ -232,18 +194,3 @@ def _swap(values: np.ndarray, heads: int, first: int, second: int) -> np.ndarray
     """Rows (head, first, second) become (head, second, first)."""
     rows = values.reshape(heads, first, second, *values.shape[1:]).swapaxes(1, 2)
     return np.ascontiguousarray(rows.reshape(values.shape))
-
-
-def _number(file: GgufFile, key: str, default: int | None = None) -> int:
-    value = file.get(key, default) if default is not None else file.need(key)
-    if isinstance(value, list):
-        if len(set(value)) > 1:
-            raise MismatchError(f"{key} differs from layer to layer", place=str(file.path), hint=_HINT)
-        value = value[0]
-    return int(value)
-
-
-def _as_written(file: GgufFile, key: str, default: float | None = None) -> float:
-    """A number that was meant as decimal: fp32 0.000009999999747 is 1e-05."""
-    value = file.get(key, default) if default is not None else file.need(key)
-    return float(str(np.float32(value)))

@@ -17,13 +17,8 @@ from torch import Tensor
 from headwater.core.errors import InputError, MismatchError
 from headwater.core.log import logger
 from headwater.core.store import atomic_path, read_json, write_json
-from headwater.model.families import (
-    from_huggingface,
-    huggingface_config,
-    model_config,
-    sliding_window,
-    to_huggingface,
-)
+from headwater.model.families import huggingface_config, model_config, sliding_window
+from headwater.model.names import from_huggingface, to_huggingface
 from headwater.model.transformer import Transformer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

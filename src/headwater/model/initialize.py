@@ -88,7 +88,8 @@ def random_model(config: ModelConfig, seed: int, residual: Residual = "scaled") 
             std = in_blocks if name.startswith("blocks.") else config.init_std
             std *= factor if writes_residual else 1.0
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
-        model.norm.weight.fill_(1 / config.width_ratio)
+        if model.norm.weight is not None:
+            model.norm.weight.fill_(1 / config.width_ratio)
         for rows in {model.embedding.weight, model.head_weight}:
             rows[config.token_types :] = 0.0
     return model

@@ -57,15 +57,36 @@ def training_memory(
     ...  for how in ("none", "optimizer", "gradients", "weights")]
     [107.8, 60.6, 37.1, 15.1]
     """
-    count, matrices = config.parameters(), config.num_layers * config.block_matrix_parameters()
+    matrices = config.num_layers * config.block_matrix_parameters()
+    unit = config.block_matrix_parameters()
+    return states(
+        config.parameters(), unit, precision, single_moment=matrices * muon, sharding=sharding, devices=devices
+    )
+
+
+def states(
+    count: float,
+    unit: float,
+    precision: TrainingPrecision,
+    *,
+    single_moment: float = 0,
+    sharding: Sharding = "none",
+    devices: int = 1,
+) -> TrainingMemory:
+    """The same of any parameters: `count` of them on a device before they are spread, gathered `unit` by unit.
+
+    `single_moment` is how many of them the optimizer keeps one moment of instead of two.
+    """
     weight_bytes = 4 if precision == "fp32" else 2
-    moments = 8 * count - (4 * matrices if muon else 0)
     master = 0 if precision == "fp32" else 4 * count
     level = ("none", "optimizer", "gradients", "weights").index(sharding)
     share = [1 / devices if level >= needed else 1.0 for needed in (3, 2, 1)]
-    gathered = 2 * weight_bytes * config.block_matrix_parameters() if level == 3 and devices > 1 else 0
+    gathered = 2 * weight_bytes * unit if level == 3 and devices > 1 else 0
     return TrainingMemory(
-        weight_bytes * count * share[0], 4 * count * share[1], (moments + master) * share[2], gathered
+        weight_bytes * count * share[0],
+        4 * count * share[1],
+        (8 * count - 4 * single_moment + master) * share[2],
+        gathered,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from headwater.core.errors import MismatchError
@@ -36,10 +37,14 @@ def carried(settings: Trained, layers: Sequence[Layer] | None, model: Transforme
     if not isinstance(settings, CheckpointWeights) or settings.optimizer_state == "fresh":
         return {}
     found: dict[str, Tensor] = {}
-    if checkpoint.read_info(settings.path, verify=False).resumable:
+    info = checkpoint.read_info(settings.path, verify=False)
+    folded = info.config.tricks != model.config.tricks
+    if info.resumable and not folded:
         found = {key: t for key, t in checkpoint.load_training(settings.path)[0].items() if key.startswith(PREFIX)}
     if not found:
         problem = "has no optimizer state: it holds the weights alone"
+        if folded:
+            problem = "has the optimizer state of weights that are other ones now: its tricks were folded"
         if settings.optimizer_state == "keep":
             hint = "set optimizer_state to fresh, or use a checkpoint that training has written"
             raise MismatchError(problem, place=str(settings.path), hint=hint)
@@ -61,7 +66,9 @@ def _fitting(moments: Mapping[str, Tensor], model: Transformer, rows: bool) -> d
     other = set() if rows else {"embedding.weight", "head.weight"}
     for key, tensor in moments.items():
         name = _parameter(key)
-        if tensor.dim() and tensor.shape != shapes.get(name):
+        shape = shapes.get(name)
+        each_row = None if shape is None else torch.Size((shape[0], 1))  # a number for each row of a matrix
+        if tensor.dim() and tensor.shape not in (shape, each_row):
             other.add(name)
     return {key: tensor for key, tensor in moments.items() if _parameter(key) not in other}
 

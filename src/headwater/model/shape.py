@@ -7,12 +7,14 @@ combination that no family has is refused, so that whatever is trained here can 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from headwater.core.config import Config
 from headwater.core.units import format_bytes, format_count
+from headwater.model.tricks import Tricks
 
 Family = Literal["llama", "qwen3", "arcee", "gpt2"]
 FAMILIES: dict[Family, dict[str, tuple[Any, ...]]] = {
@@ -76,10 +78,20 @@ class ModelKind(Config):
     """The hidden_size at which the learning rate was chosen; for any other, weights and rates are scaled so that the same
     rate stays the best one (muP). Without it nothing is scaled. Keep head_size what it was.
     Source: Yang et al. 2022 (arXiv:2203.03466), table 8, the multiplier of the output kept as the weight of the last norm."""
+    tricks: Tricks = Tricks()
+    """What helps it to learn, and is folded into plain weights at export."""
 
     @model_validator(mode="after")
     def _some_family_has_it(self) -> Self:
         _ = self.family
+        return self
+
+    @model_validator(mode="after")
+    def _tricks_fold(self) -> Self:
+        if self.tricks.embedding_norm and self.tie_embeddings:
+            raise ValueError("tricks.embedding_norm needs tie_embeddings: false, or it could not be folded at export")
+        if self.tricks.qk_gain != 1 and not self.qk_norm:
+            raise ValueError("tricks.qk_gain needs qk_norm: true; tricks.attention_multiplier works without")
         return self
 
     @property
@@ -170,11 +182,22 @@ class ModelConfig(ModelShape):
         """How many times wider the model is than that for which the learning rate was chosen; 1 without muP."""
         return self.hidden_size / self.mup_base_size if self.mup_base_size else 1.0
 
+    @property
+    def query_scale(self) -> float:
+        """What queries are multiplied by, apart from 1 / sqrt(head_size)."""
+        return self.tricks.qk_gain**2 * self.tricks.attention_multiplier
+
+    @property
+    def logit_scale(self) -> float:
+        """What logits are multiplied by; muP's multiplier is here where the last norm has no weight to hold it."""
+        return self.tricks.logit_multiplier / (1.0 if self.tricks.norm_weights else self.width_ratio)
+
     def parameters(self) -> int:
         """Exact number of parameters; a tied head counts once."""
         hidden, heads, kv_heads, layers = self.hidden_size, self.num_heads, self.num_kv_heads, self.num_layers
-        norm = hidden * (2 if self.norm == "layer" else 1)
-        vectors = 2 * norm + 2 * self.qk_norm * self.head_size
+        norm = hidden * (2 if self.norm == "layer" else 1) * self.tricks.norm_weights
+        vectors = 2 * norm + 2 * self.qk_norm * self.head_size * self.tricks.norm_weights
+        vectors += self.tricks.residual_scales is not None  # one number for each layer
         if self.bias:
             ffn = self.ffn_size * (2 if self.ffn == "swiglu" else 1)
             vectors += (heads + 2 * kv_heads) * self.head_size + hidden + ffn + hidden
@@ -207,9 +230,10 @@ class ModelConfig(ModelShape):
     def describe(self) -> str:
         """What the model is, in a sentence."""
         padding = f" ({self.padding_rows:,} rows of padding)" if self.padding_rows else ""
+        tricks = f", with {', '.join(self.tricks.told())}" if self.tricks else ""
         return (
             f"{self.family} of {self.parameters():,} parameters: {self.num_layers} layers of {self.hidden_size:,}, "
-            f"{self.num_heads} heads, {self.vocab_size:,} rows of vocabulary{padding}; "
+            f"{self.num_heads} heads, {self.vocab_size:,} rows of vocabulary{padding}{tricks}; "
             f"{format_count(self.flops_per_token(self.context_length))} FLOPs per token at {self.context_length:,} tokens of "
             f"context, {format_bytes(self.training_bytes())} to train before activations"
         )
@@ -229,11 +253,12 @@ class ModelConfig(ModelShape):
 
         Source: facts of the log-normal; the tied term is ours, checked against measured models in the tests.
         """
-        variance = self.hidden_size * (self.init_std / self.width_ratio) ** 2
+        size = self.init_std * self.tricks.logit_multiplier / self.width_ratio
+        variance = self.hidden_size * size**2
         others = math.log(self.token_types) + variance / 2
         if not self.tie_embeddings:
             return others
-        own = self.hidden_size * self.init_std / self.width_ratio * self._embedding_share(residual)
+        own = self.hidden_size * size * self._embedding_share(residual)
         return max(others, own) + math.log1p(math.exp(-abs(others - own)))
 
     def _embedding_share(self, residual: Residual) -> float:
@@ -251,5 +276,16 @@ class ModelConfig(ModelShape):
             "relu2": 1.5 * inside**2,
         }[self.ffn]
         share = {"scaled": 1 / math.sqrt(2 * self.num_layers), "zero": 0.0, "plain": 1.0}[residual]
-        added = self.num_layers * self.ffn_size * activated * (std * share) ** 2
-        return self.init_std / math.sqrt(self.init_std**2 + positions + added)
+        share *= self.tricks.residual_multiplier
+        layers = sum(1 / scale**2 for scale in self._residual_scales())
+        added = layers * self.ffn_size * activated * (std * share) ** 2
+        embedding = self.init_std * self.tricks.embedding_multiplier
+        return embedding / math.sqrt(embedding**2 + positions + added)
+
+    def _residual_scales(self) -> Iterator[float]:
+        """The size of the residual stream in each layer, at the beginning, by the scales of all layers so far."""
+        first, last = self.tricks.residual_scales or (1.0, 1.0)
+        size = 1.0
+        for layer in range(self.num_layers):
+            size *= first + (last - first) * layer / max(self.num_layers - 1, 1)
+            yield size

@@ -20,6 +20,7 @@ from headwater.core.store import read_json
 from headwater.model import checkpoint, gguf, hf
 from headwater.model.calibration import Calibration, Rows, rows_of
 from headwater.model.config import CheckpointWeights, GgufWeights, HuggingFaceWeights, Trained
+from headwater.model.fold import fold
 from headwater.model.grow import regrow, widen
 from headwater.model.growth import DepthUpscale, Layer, Widen
 from headwater.model.moments import carried
@@ -84,9 +85,17 @@ def read(settings: Trained, out: Workspace) -> tuple[Transformer, int, Facts]:
             return model, 0, {"tensor_types": types}
 
 
+def _plain(settings: Trained, inputs: Inputs, out: Workspace) -> tuple[Transformer, Facts]:
+    """A trained model whose layers can be moved about: what `load` gives, without tricks that tie a layer to its place."""
+    model, _, facts = load(settings, inputs, out)
+    if model.config.tricks:
+        out.note(f"{settings.path}: folded into plain weights: {', '.join(model.config.tricks.told())}")
+    return fold(model), facts
+
+
 def grow(settings: GrownWeights, inputs: Inputs, out: Workspace) -> tuple[Transformer, Moments, Facts]:
     """A deeper or wider model, its optimizer state, and what was found out about it."""
-    source, _, more = load(settings.source, inputs, out)
+    source, more = _plain(settings.source, inputs, out)
     rows = _rows(settings.calibration, source, inputs)
     layers: tuple[Layer, ...] = ()
     if isinstance(settings.growth, Widen):
@@ -96,7 +105,7 @@ def grow(settings: GrownWeights, inputs: Inputs, out: Workspace) -> tuple[Transf
     else:
         layers = settings.growth.layers(source.config.num_layers)
         upper = settings.growth.upper if isinstance(settings.growth, DepthUpscale) else None
-        other = load(upper, inputs, out)[0] if upper is not None else None
+        other = _plain(upper, inputs, out)[0] if upper is not None else None
         model = regrow(source, layers, other)
         tell_map(source.config.num_layers, layers, out)
     tokens = _first(rows)
@@ -113,7 +122,7 @@ def grow(settings: GrownWeights, inputs: Inputs, out: Workspace) -> tuple[Transf
 
 def shrink(settings: ShrunkWeights, inputs: Inputs, out: Workspace) -> tuple[Transformer, Moments, Facts]:
     """A shallower or narrower model, its optimizer state, and what was found out about it."""
-    source, _, more = load(settings.source, inputs, out)
+    source, more = _plain(settings.source, inputs, out)
     rows = _rows(settings.calibration, source, inputs)
     model, facts = source, {}
     layers: tuple[Layer, ...] | None = None

@@ -13,7 +13,7 @@ is cast where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -41,6 +41,7 @@ class KVCache:
     Attributes:
         length: positions seen so far.
         capacity: the most positions that fit.
+        kv: keys and values [layers, 2, B, K, capacity, E].
         first_B: where the text of each row begins, when rows of different lengths were filled up in front; else None.
     """
 
@@ -57,15 +58,15 @@ class KVCache:
         self.first_B: Tensor | None = None
         self.capacity = capacity or config.context_length
         shape = (config.num_layers, 2, rows, config.num_kv_heads, self.capacity, config.head_size)
-        self._kv = torch.zeros(shape, device=device, dtype=dtype)
+        self.kv = torch.zeros(shape, device=device, dtype=dtype)
 
     def extend(self, layer: int, k_BTKE: Tensor, v_BTKE: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values of new positions of one layer; return those of all positions seen [B, K, S, E]."""
         end = self.length + k_BTKE.shape[1]
         assert end <= self.capacity, f"{end} positions in a cache for {self.capacity}"
-        self._kv[layer, 0, :, :, self.length : end] = k_BTKE.transpose(1, 2)
-        self._kv[layer, 1, :, :, self.length : end] = v_BTKE.transpose(1, 2)
-        return self._kv[layer, 0, :, :, :end], self._kv[layer, 1, :, :, :end]
+        self.kv[layer, 0, :, :, self.length : end] = k_BTKE.transpose(1, 2)
+        self.kv[layer, 1, :, :, self.length : end] = v_BTKE.transpose(1, 2)
+        return self.kv[layer, 0, :, :, :end], self.kv[layer, 1, :, :, :end]
 
 
 class Linear(nn.Module):
@@ -82,35 +83,38 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Scale vectors to root mean square 1, times a learnt weight. Source: Zhang and Sennrich 2019, arXiv:1910.07467."""
+    """Scale vectors to root mean square 1, times what is learnt. Source: Zhang and Sennrich 2019, arXiv:1910.07467."""
 
-    def __init__(self, size: int, epsilon: float) -> None:
+    def __init__(self, size: int, epsilon: float, learnt: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.weight = nn.Parameter(torch.ones(size)) if learnt else None
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale the vectors in the last dimension."""
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.epsilon)
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, (x.shape[-1],), weight, self.epsilon)
 
 
 class LayerNorm(nn.Module):
     """Shift and scale vectors to mean 0 and variance 1, then by what is learnt. Source: Ba et al. 2016, arXiv:1607.06450."""
 
-    def __init__(self, size: int, epsilon: float) -> None:
+    def __init__(self, size: int, epsilon: float, learnt: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.bias = nn.Parameter(torch.zeros(size))
+        self.weight = nn.Parameter(torch.ones(size)) if learnt else None
+        self.bias = nn.Parameter(torch.zeros(size)) if learnt else None
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the vectors in the last dimension."""
-        return F.layer_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.bias.to(x.dtype), self.epsilon)
+        weight, bias = (None if each is None else each.to(x.dtype) for each in (self.weight, self.bias))
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, self.epsilon)
 
 
 def norm(config: ModelConfig) -> RMSNorm | LayerNorm:
     """The kind of norm that stands before each part of the model."""
-    return (LayerNorm if config.norm == "layer" else RMSNorm)(config.hidden_size, config.norm_epsilon)
+    kind = LayerNorm if config.norm == "layer" else RMSNorm
+    return kind(config.hidden_size, config.norm_epsilon, config.tricks.norm_weights)
 
 
 class Attention(nn.Module):
@@ -125,8 +129,10 @@ class Attention(nn.Module):
         joint = (config.num_heads + 2 * config.num_kv_heads) * config.head_size
         self.qkv = Linear(config.hidden_size, joint, config.bias)
         self.out = Linear(config.num_heads * config.head_size, config.hidden_size, config.bias)
-        self.q_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_size, config.norm_epsilon) if config.qk_norm else None
+        norms = (config.head_size, config.norm_epsilon, config.tricks.norm_weights)
+        self.q_norm = RMSNorm(*norms) if config.qk_norm else None
+        self.k_norm = RMSNorm(*norms) if config.qk_norm else None
+        self.query_scale = config.query_scale
         self.mix: AttentionKernel = BlockAttention()
 
     def forward(
@@ -142,6 +148,8 @@ class Attention(nn.Module):
         q_BTHE, k_BTKE, v_BTKE = (part.view(B, T, -1, self.head_size) for part in self.qkv(x_BTD).split(sizes, dim=-1))
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHE, k_BTKE = self.q_norm(q_BTHE), self.k_norm(k_BTKE)
+        if self.query_scale != 1:
+            q_BTHE = q_BTHE * self.query_scale
         if rope is not None:
             q_BTHE, k_BTKE = rotate(q_BTHE, *rope), rotate(k_BTKE, *rope)
         seen = None if cache is None else cache.extend(self.layer, k_BTKE, v_BTKE)
@@ -183,6 +191,7 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.ffn_norm = norm(config)
         self.ffn = FeedForward(config)
+        self.dropout = 0.0
 
     def forward(
         self,
@@ -190,10 +199,18 @@ class Block(nn.Module):
         rope: tuple[Tensor, Tensor] | None,
         start_BT: Tensor | BlockMask | None = None,
         cache: KVCache | None = None,
+        share: Tensor | None = None,
     ) -> Tensor:
-        """The residual stream after this layer [B, T, D]."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, start_BT, cache)
-        return x_BTD + self.ffn(self.ffn_norm(x_BTD))
+        """The residual stream after this layer [B, T, D]; `share` multiplies what the layer adds to it."""
+        added_BTD = drop(self.attention(self.attention_norm(x_BTD), rope, start_BT, cache), self.dropout)
+        x_BTD = x_BTD + (added_BTD if share is None else added_BTD * share)
+        added_BTD = drop(self.ffn(self.ffn_norm(x_BTD)), self.dropout)
+        return x_BTD + (added_BTD if share is None else added_BTD * share)
+
+
+def drop(x: Tensor, share: float) -> Tensor:
+    """Set a share of the numbers to 0 at random and enlarge the others accordingly. Source: Srivastava et al. 2014."""
+    return F.dropout(x, share) if share else x
 
 
 class Transformer(nn.Module):
@@ -203,7 +220,9 @@ class Transformer(nn.Module):
         config: its shape.
         compute_dtype: the type in which a forward pass computes; None is the type of the weights.
         softmax_loss: the function that turns a chunk of logits into loss and gradient; may be compiled.
+        z_loss: weight of the mean squared logarithm of softmax's denominator in what is trained on.
         mix: the function of attention, see `set_attention`.
+        dropout: share of numbers left out while training, see `set_dropout`.
         recompute: compute each block again in the backward pass instead of keeping its activations.
     """
 
@@ -215,6 +234,8 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.softmax_loss: SoftmaxLoss = softmax_loss
+        self.z_loss = 0.0
+        self.dropout = 0.0
         self.recompute = False
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.positions == "learned"
@@ -222,6 +243,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = norm(config)
         self.head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size)
+        scales = config.tricks.residual_scales
+        self.residual_scales = nn.Parameter(torch.linspace(*scales, config.num_layers)) if scales else None
         self.set_attention(BlockAttention())
         self.reset_buffers()
 
@@ -238,6 +261,12 @@ class Transformer(nn.Module):
         self.mix = mix
         for block in self.blocks:
             cast("Block", block).attention.mix = mix
+
+    def set_dropout(self, share: float) -> None:
+        """Leave out a share of what embeddings and blocks add to the residual stream, from now on and until told otherwise."""
+        self.dropout = share
+        for block in self.blocks:
+            cast("Block", block).dropout = share
 
     @property
     def head_weight(self) -> Tensor:
@@ -256,7 +285,7 @@ class Transformer(nn.Module):
         """
         start = 0 if cache is None else cache.length
         end = start + tokens_BT.shape[1]
-        x_BTD = F.embedding(tokens_BT, self.embedding.weight)
+        x_BTD = self._embed(tokens_BT)
         start_BT = None if documents_BT is None else document_starts(documents_BT)
         if cache is not None and start_BT is not None:
             assert not start, "documents are told apart when the cache is empty"
@@ -265,19 +294,35 @@ class Transformer(nn.Module):
         if self.positions is not None:
             weight = self.positions.weight
             x_BTD = x_BTD + (weight[places] if isinstance(places, slice) else F.embedding(places, weight))
-        x_BTD = x_BTD.to(self.compute_dtype or x_BTD.dtype)
+        x_BTD = drop(x_BTD.to(self.compute_dtype or x_BTD.dtype), self.dropout)
         rope = None
         if self.positions is None:
             rope = self.rope_cos[places].to(x_BTD.dtype), self.rope_sin[places].to(x_BTD.dtype)
         mask = flex_mask(start_BT) if start_BT is not None and self.mix is flex_attention else start_BT
-        for block in self.blocks:
+        for block, share in zip(self.blocks, self._shares(x_BTD), strict=True):
             if self.recompute and torch.is_grad_enabled():
-                x_BTD = checkpoint(block, x_BTD, rope, mask, cache, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, rope, mask, cache, share, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, rope, mask, cache)
+                x_BTD = block(x_BTD, rope, mask, cache, share)
         if cache is not None:
             cache.length = end
-        return self.norm(x_BTD)
+        x_BTD = self.norm(x_BTD)
+        return x_BTD if self.config.logit_scale == 1 else x_BTD * self.config.logit_scale
+
+    def _embed(self, tokens_BT: Tensor) -> Tensor:
+        """The tokens' vectors [B, T, D] as they enter the first layer, but for learned positions."""
+        x_BTD = F.embedding(tokens_BT, self.embedding.weight)
+        if self.config.tricks.embedding_norm:
+            x_BTD = F.rms_norm(x_BTD, (x_BTD.shape[-1],), None, self.config.norm_epsilon)
+        factor = self.config.tricks.embedding_multiplier
+        return x_BTD if factor == 1 else x_BTD * factor
+
+    def _shares(self, like: Tensor) -> Sequence[Tensor | None]:
+        """What multiplies that which each layer adds to the residual stream, see `Tricks.residual_scales`."""
+        factor = self.config.tricks.residual_multiplier
+        if self.residual_scales is not None:
+            return (factor / self.residual_scales.cumprod(0)).to(like.dtype).unbind()
+        return [None if factor == 1 else like.new_tensor(factor)] * len(self.blocks)
 
     def _places(self, start: int, end: int, start_BT: Tensor | None, first_B: Tensor | None) -> slice | Tensor:
         """Places in the tables of positions, as a slice or for each token [B, T].
@@ -306,13 +351,25 @@ class Transformer(nn.Module):
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Mean loss of the targets that count, those of 0 or more [nats per token], ready for `backward`.
 
-        The logits never exist as a whole. Where no target counts the loss is 0.
+        The logits never exist as a whole. Where no target counts the loss is 0. With a `z_loss`, that is part of it.
         """
+        return self.losses(tokens_BT, targets_BT, documents_BT)[0]
+
+    def losses(
+        self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What is trained on, as `loss` gives it, and of that the loss of the tokens alone, without gradient."""
         x_BTD = self.hidden(tokens_BT, documents_BT)
-        loss = _ChunkedLoss.apply(
-            x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.softmax_loss, self.config.token_types
+        objective, loss = _ChunkedLoss.apply(  # type: ignore[misc]  # apply() is untyped
+            x_BTD.flatten(0, 1),
+            self.head_weight,
+            targets_BT.flatten(),
+            self.softmax_loss,
+            self.config.token_types,
+            self.z_loss,
         )
-        return loss / (targets_BT >= 0).sum().clamp(min=1)  # type: ignore[operator]  # apply() is untyped
+        counted = (targets_BT >= 0).sum().clamp(min=1)
+        return objective / counted, loss / counted
 
     def token_losses(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Loss of each target [nats; B, T] fp32, 0 where none counts, for measuring: no gradient flows back."""
@@ -548,24 +605,38 @@ def cached_attention(q_BTHE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, first_B: Te
     return (weights.view(B, K, -1, S) @ v_BKSE).view(B, K, T, -1, E).transpose(1, 2).reshape(B, T, H, E)
 
 
-SoftmaxLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+SoftmaxLoss = Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor, Tensor]]
 
 
-def softmax_loss(logits_CV: Tensor, targets_C: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Sum of the losses of a chunk, and the gradient of `scale` times that sum with respect to the logits.
+def softmax_loss(
+    logits_CV: Tensor, targets_C: Tensor, scale: float, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of the losses of a chunk and of their penalties, and the gradient of `scale` times both with respect to the logits.
 
-    A target below 0 does not count.
+    A target below 0 does not count. The penalty is `z_loss` times the square of the logarithm of softmax's denominator,
+    which keeps logits from drifting. Source: PaLM (Chowdhery et al. 2022, arXiv:2204.02311, section 5).
     """
-    logits_CV32 = logits_CV.float()
+    logits_CV32 = logits_CV.to(_wide(logits_CV))
     log_total_C = logits_CV32.logsumexp(dim=-1)
     counts_C = targets_C >= 0
     losses_C = log_total_C - logits_CV32.gather(1, targets_C.clamp(min=0)[:, None]).squeeze(1)
     loss = torch.where(counts_C, losses_C, 0.0).sum()
     is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == targets_C[:, None]
-    gradient_CV = ((logits_CV32 - log_total_C[:, None]).exp() - is_target_CV.to(torch.float32)) * (counts_C * scale)[
+    probability_CV = (logits_CV32 - log_total_C[:, None]).exp()
+    if z_loss:
+        penalty = torch.where(counts_C, z_loss * log_total_C.square(), 0.0).sum()
+        probability_CV = probability_CV * (1 + 2 * z_loss * log_total_C)[:, None]
+    else:
+        penalty = torch.zeros_like(loss)
+    gradient_CV = (probability_CV - is_target_CV.to(logits_CV32.dtype)) * (counts_C.to(logits_CV32.dtype) * scale)[
         :, None
     ]
-    return loss, gradient_CV.to(logits_CV.dtype)
+    return loss, penalty, gradient_CV.to(logits_CV.dtype)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The type for sums: fp32, or wider where the numbers are."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _chunks(x_ND: Tensor, targets_N: Tensor, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
@@ -574,7 +645,7 @@ def _chunks(x_ND: Tensor, targets_N: Tensor, vocab_size: int) -> list[tuple[Tens
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Sum of losses over tokens, chunk by chunk; the gradient is made in the forward pass while logits are at hand.
+    """Sums over tokens of loss and penalty together, and of loss, chunk by chunk; the gradient is made in the forward pass while logits are at hand.
 
     Padding rows of the vocabulary have probability 0. Their products are computed all the same, because that keeps the
     matrix at a size that processors like, which is what the padding is for.
@@ -584,31 +655,39 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softmax_loss: SoftmaxLoss, token_types: int
-    ) -> Tensor:
+        ctx: Any,
+        x_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        softmax_loss: SoftmaxLoss,
+        token_types: int,
+        z_loss: float,
+    ) -> tuple[Tensor, Tensor]:
         weight = weight_VD.to(x_ND.dtype)
         scale = 1.0 / targets_N.numel()  # keeps the gradient's size in a range that bf16 resolves; undone in backward
-        total = x_ND.new_zeros((), dtype=torch.float32)
+        total, penalties = (x_ND.new_zeros((), dtype=_wide(x_ND)) for _ in range(2))
         x_gradient_ND = torch.empty_like(x_ND)
-        weight_gradient_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        weight_gradient_VD = torch.zeros_like(weight_VD, dtype=_wide(x_ND))
         begin = 0
         for x_CD, targets_C in _chunks(x_ND, targets_N.long(), weight.shape[0]):
             logits_CV = x_CD @ weight.T
             logits_CV[:, token_types:] = float("-inf")
-            loss, gradient_CV = softmax_loss(logits_CV, targets_C, scale)
+            loss, penalty, gradient_CV = softmax_loss(logits_CV, targets_C, scale, z_loss)
             total += loss
+            penalties += penalty
             torch.mm(gradient_CV, weight, out=x_gradient_ND[begin : begin + len(x_CD)])
-            if x_ND.dtype == torch.float32:
+            if x_ND.dtype == weight_gradient_VD.dtype:
                 weight_gradient_VD.addmm_(gradient_CV.T, x_CD)
             else:
                 weight_gradient_VD += gradient_CV.T @ x_CD
             begin += len(x_CD)
         ctx.save_for_backward(x_gradient_ND, weight_gradient_VD)
         ctx.tokens = targets_N.numel()
-        return total
+        ctx.mark_non_differentiable(total)
+        return total + penalties, total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         x_gradient_ND, weight_gradient_VD = ctx.saved_tensors
         factor = gradients[0] * ctx.tokens
-        return (x_gradient_ND * factor).to(x_gradient_ND.dtype), weight_gradient_VD * factor, None, None, None
+        return (x_gradient_ND * factor).to(x_gradient_ND.dtype), weight_gradient_VD * factor, None, None, None, None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from headwater.advice.outlook import remembered
 from headwater.core.hardware import Machine
 from headwater.core.log import read_metrics
 from headwater.core.store import read_json
@@ -149,6 +150,12 @@ class Evidence:
         return [line for line in self.metrics if line.get("validation_bits_per_byte")]
 
     @cached_property
+    def forecast(self) -> Json | None:
+        """What was expected before training began; None where nothing was written down."""
+        found = remembered(self.folders["train"]) if "train" in self.folders else None
+        return dict(found) if found else None
+
+    @cached_property
     def bits_per_byte(self) -> dict[str, Json]:
         """Model or baseline -> source -> value, standard error and sizes; from the stage evaluate."""
         scores = self.file("evaluate", "scores.json") or {}
@@ -197,4 +204,6 @@ class Evidence:
             "mfu": train.get("mfu"),
             "seconds": self.seconds,
             "parameters": train.get("parameters", self.counts("initialize").get("parameters")),
+            "forecast": self.forecast
+            and {key: self.forecast.get(key) for key in ("tokens", "bits_per_byte", "basis", "stages")},
         }

@@ -177,6 +177,19 @@ def stage_times(seconds: Mapping[str, float]) -> Figure:
     return bars("Time for each stage", "", description, rows, {"stage": SERIES[0]})
 
 
+def forecast_times(expected: Mapping[str, float], measured: Mapping[str, float]) -> Figure:
+    """The time of each stage as expected and as measured, one bar under the other."""
+    rows: list[Row] = []
+    for name, seconds in expected.items():
+        for kind, value in (("forecast", seconds), ("measured", measured[name])):
+            rows.append(
+                {"name": f"{name}, {kind}", "start": 0, "end": value, "kind": kind, "value": format_seconds(value)}
+            )
+    total = sum(expected.values()), sum(measured[name] for name in expected)
+    description = f"Expected {format_seconds(total[0])} for all of these stages, measured {format_seconds(total[1])}."
+    return bars("Time, forecast and measured", "", description, rows, {"forecast": MUTED, "measured": SERIES[0]})
+
+
 def bars(title: str, unit: str, description: str, rows: Sequence[Row], colours: Mapping[str, str]) -> Figure:
     """Horizontal bars from `start` to `end` with names and values; on a narrow page the name stands above its bar."""
     furthest = max(max(row["end"] for row in rows), 1e-9)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headwater.core import pool
+from headwater.core.bucket import here
 from headwater.core.config import Config
 from headwater.core.errors import EmptyResultError
 from headwater.core.hardware import set_environment
@@ -155,6 +156,8 @@ def _first(texts: list[str]) -> list[str]:
 @functools.lru_cache(maxsize=1)
 def _codec(folder: Path) -> Codec:
     """The tokenizer, opened once in each worker."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        here(folder / name)
     return Codec(folder)
 
 

@@ -19,7 +19,7 @@ from headwater.core.stage import Counts, Inputs, Workspace
 from headwater.core.store import write_json
 from headwater.core.units import Bytes, Count, format_bytes
 from headwater.documents.document import read_batches, shards_in, source_of
-from headwater.tokens.codec import Codec, open_tokenizer, tricky_texts
+from headwater.tokens.codec import Codec, open_tokenizer, tricky_texts, vocabulary_size
 from headwater.tokens.existing import ExistingTokenizer, named_in, separator_of
 from headwater.tokens.extend import Extend
 from headwater.tokens.gguf import end_of_text, read_tokenizer
@@ -56,6 +56,15 @@ class TokenizerFolder(ExistingTokenizer):
 
     use: Literal["folder"]
     """`folder`: a tokenizer that exists."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of its vocabulary, those that were added included.
+
+        Raises:
+            InputError: there is none, or it cannot be read.
+        """
+        return vocabulary_size(open_tokenizer(self.file()))
 
 
 class GgufTokenizer(Config):

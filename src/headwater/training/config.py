@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from headwater.core.config import Config
 from headwater.core.units import Count, Seconds, Tokens
@@ -15,27 +15,48 @@ from headwater.tokens.mixture import Mixture
 from headwater.tokens.packing import Concatenate, Packing
 from headwater.training.forgetting import Forgetting
 from headwater.training.phases import Phase, borders, problems
+from headwater.training.regimes import Regime, fill_train
 from headwater.training.schedule import Schedule, WarmupStableDecay
 
+Rate = Annotated[float, Field(gt=0)] | Literal["auto"]
+"""A learning rate, or `auto` for one by a published law."""
+Decay = Annotated[float, Field(ge=0)] | Literal["auto"]
+"""A weight decay, or `auto` for one by a published law."""
 
-class AdamW(Config):
+
+class _Lawful(Config):
+    """Settings of which some may be left to a law."""
+
+    @property
+    def laws(self) -> tuple[str, ...]:
+        """Those that are `auto`, a weight decay behind the rate that it goes by."""
+        return tuple(sorted(name for name in type(self).model_fields if getattr(self, name) == "auto"))
+
+
+class AdamW(_Lawful):
     """AdamW for all weights. Source: Loshchilov and Hutter 2017 (arXiv:1711.05101)."""
 
     use: Literal["adamw"]
     """`adamw`: one moving average of the gradient, one of its square."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak rate. Source: 1e-3 was better than 3e-3 at 4M parameters on books; see docs/lab-notes.md."""
+    learning_rate: Rate = 1e-3
+    """Peak rate, or `auto`: by the Step Law (arXiv:2503.04715), from the model's size and the tokens to train on.
+    Source: 1e-3 was better than 3e-3 at 4M parameters on books; see docs/lab-notes.md."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Memory of the gradient."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """Memory of its square. Source: GPT-3 (arXiv:2005.14165, appendix B)."""
     epsilon: float = Field(default=1e-8, gt=0)
     """Added to the root of the square."""
-    weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled decay of matrices and embeddings, times the learning rate; norms do not decay."""
+    weight_decay: Decay = 0.1
+    """Decoupled decay of matrices and embeddings, times the learning rate; norms do not decay. `auto`: so that it forgets
+    over a fixed share of the run (arXiv:2405.13698)."""
+    decay_embeddings: bool = True
+    """Embeddings, and a head that is tied to them, decay too. Production runs such as OLMo 3 spare them."""
+    cautious_decay: bool = False
+    """A weight decays only where that goes the way of its update. Source: Chen et al. 2025 (arXiv:2510.12402)."""
 
 
-class Muon(Config):
+class Muon(_Lawful):
     """Muon for the matrices of the blocks, AdamW for embeddings, head and norms.
 
     Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); update size 0.2 sqrt(max(rows, columns)) from Liu et
@@ -44,22 +65,43 @@ class Muon(Config):
 
     use: Literal["muon"]
     """`muon`: momentum, made orthogonal by a Newton-Schulz iteration."""
-    learning_rate: float = Field(default=6e-3, gt=0)
-    """Peak rate of the matrices."""
+    learning_rate: Rate = 6e-3
+    """Peak rate of the matrices, or `auto`, as of AdamW."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
     """Memory of the gradient, with a look ahead (Nesterov)."""
     newton_schulz_steps: int = Field(default=5, ge=1, le=10)
     """Steps of the iteration; each costs three matrix products per matrix."""
-    weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled decay of the matrices, times the learning rate."""
-    adamw_learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak rate of embeddings, head and norms."""
+    equilibrate_rows: bool = False
+    """Bring the rows of the momentum to one length before the iteration. Source: MuonEq (arXiv:2603.28254), as nanochat has it."""
+    variance_beta: float = Field(default=0.0, ge=0, lt=1)
+    """Memory of the mean square of each row of the update, by whose root the row is divided (NorMuon); 0 does without.
+    Source: Li et al. 2025 (arXiv:2510.05491), there 0.95; the size of the whole update stays what it was."""
+    weight_decay: Decay = 0.1
+    """Decoupled decay of the matrices, times the learning rate. `auto` as of AdamW."""
+    cautious_decay: bool = False
+    """A weight decays only where that goes the way of its update. Source: Chen et al. 2025 (arXiv:2510.12402)."""
+    adamw_learning_rate: Rate = 2e-3
+    """Peak rate of embeddings, head and norms, or `auto`: 0.008 (768 / hidden_size)^0.5, nanochat's for its head. Higher ones
+    than the default are better where embeddings are tied; see docs/lab-notes.md."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """AdamW's memory of the gradient."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """AdamW's memory of its square."""
     epsilon: float = Field(default=1e-8, gt=0)
     """AdamW's addition to the root of the square."""
+
+
+class Average(Config):
+    """Read the model out as partly its last weights, partly their moving average: the noise of the last steps cancels.
+
+    What is validated and what the run ends with is this mixture; training itself and checkpoints on the way go by the
+    weights as they are. Source: modded-nanogpt, optimizer track, record 45 (2026), its share and memory.
+    """
+
+    memory_steps: Count = Field(default=150, ge=2)
+    """Steps that the moving average remembers, about."""
+    share: float = Field(default=0.6, gt=0, le=1)
+    """Share of the average in what is read out."""
 
 
 INITIAL_LOSS_TOLERANCE = 0.1
@@ -112,10 +154,19 @@ class Distill(Config):
 class Train(Config):
     """How the weights are trained. Set exactly one of `steps`, `total_tokens` and `budget`, or `total_tokens` of each phase."""
 
+    model_config = ConfigDict(
+        json_schema_extra=lambda schema: schema["required"].remove("batch_tokens")
+    )  # a law gives it
+
+    regime: Regime | None = None
+    """What the run is for: `speed`, the lowest loss per second with plenty of text; `data_limited`, a text that is seen many
+    times; `production`, as published models of 1B and more are trained. Fills the settings that are left out, and those of new
+    weights in `initialize`; `headwater check` shows each with its evidence. By default every setting has its own default."""
     sequence_length: int = Field(ge=2)
     """Tokens of a training row; at most the model's context_length."""
     batch_tokens: Tokens = Field(ge=2)
-    """Tokens of one step, a multiple of `sequence_length`."""
+    """Tokens of one step, a multiple of `sequence_length`. `auto`, the default with a regime: by the Step Law
+    (arXiv:2503.04715) from the tokens to train on, the nearest power of two of rows."""
     steps: Count | None = Field(default=None, ge=1)
     """Optimizer updates in all."""
     total_tokens: Tokens | None = Field(default=None, ge=1)
@@ -132,6 +183,14 @@ class Train(Config):
     """How the learning rate goes over the run."""
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient of all weights together; 0 does not clip."""
+    z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the mean square of the logarithm of softmax's denominator, added to what is trained on: keeps logits from
+    drifting. Losses are reported without it. Source: PaLM (arXiv:2204.02311), 1e-4; OLMo (arXiv:2402.00838), 1e-5."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the numbers that embeddings and each part of a block add to the residual stream that is left out at random
+    while training. Source: Srivastava et al. 2014; for text that is seen many times, none for text seen once."""
+    average: Average | None = None
+    """Read out an average over the last steps. None by default: the last weights are the result."""
     speed: Annotated[Speed, BeforeValidator(_auto)] = Speed()
     """How the arithmetic is done; `auto` measures everything at the start."""
     distill: Distill | None = None
@@ -168,6 +227,11 @@ class Train(Config):
     max_nonfinite: int = Field(default=0, ge=0)
     """Updates that may be left out because the loss or its gradient is not finite; one more stops the run."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        return fill_train(values)
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         given = [name for name in ("steps", "total_tokens", "budget") if getattr(self, name) is not None]
@@ -192,6 +256,18 @@ class Train(Config):
                 f"with a budget, decay_share must leave time to learn how fast steps are: 0.9 at most, "
                 f"not {self.schedule.decay_share:g}"
             )
+        names = " and ".join(name for name in self.optimizer.laws if name != "adamw_learning_rate")
+        if names and self.budget is not None:
+            raise ValueError(
+                f"{names} of the optimizer cannot be auto with a budget: laws go by the tokens to train on"
+            )
+        if self.average and self.keep_best:
+            raise ValueError(
+                "keep_best would keep the weights that training goes on from, not the average that was measured; leave "
+                "out average or keep_best"
+            )
+        if self.z_loss and self.distill:
+            raise ValueError("z_loss has no effect beside a teacher; leave out z_loss or distill")
         if self.phases and (found := problems(self)):
             raise ValueError("; ".join(found))
         return self

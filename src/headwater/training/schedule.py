@@ -76,6 +76,9 @@ class WarmupStableDecay(Config):
     """Share of all steps over which the rate falls."""
     final_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the peak rate that the decay aims at."""
+    power: float = Field(default=1.0, gt=0)
+    """The share of the decay that is left is raised to this: 1 is a line, above 1 the rate falls early and lingers low.
+    Source: 1.2 in modded-nanogpt's optimizer track (2026)."""
 
     def __call__(self, step: int, total_steps: int | None) -> float:
         """The share of the peak rate for the update after `step` updates."""
@@ -83,8 +86,8 @@ class WarmupStableDecay(Config):
         if total_steps is None:
             return rising
         decay_steps = max(round(self.decay_share * total_steps), 1)
-        left = min((total_steps - step) / decay_steps, 1.0)
-        return min(rising, self.final_share + (1 - self.final_share) * max(left, 0.0))
+        left = max(min((total_steps - step) / decay_steps, 1.0), 0.0)
+        return min(rising, self.final_share + (1 - self.final_share) * left**self.power)
 
     def total_steps(self, stable_steps: int) -> int:
         """The number of steps in all when the decay is to begin after `stable_steps` steps."""

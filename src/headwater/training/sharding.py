@@ -48,7 +48,7 @@ class ShardedTeam(Team):
         for block in model.blocks:
             fully_shard(block, mesh=self._mesh, mp_policy=policy)
         fully_shard(model, mesh=self._mesh)
-        for method in ("loss", "token_losses"):
+        for method in ("loss", "losses", "token_losses"):
             register_fsdp_forward_method(model, method)
         self._model: Any = model
 

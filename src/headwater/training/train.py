@@ -45,8 +45,9 @@ from headwater.training.distill import Losses, Teacher
 from headwater.training.distributed import Team, assemble
 from headwater.training.fit import adapt, check_fit, most_steps
 from headwater.training.forgetting import Watch
-from headwater.training.optimizer import Optimizers
+from headwater.training.optimizer import AVERAGE, Optimizers
 from headwater.training.phases import PhasedBatches, introduction, phases_to_json, shape
+from headwater.training.regimes import resolve
 from headwater.training.schedule import WarmupStableDecay
 from headwater.training.stop import stop_signals
 from headwater.training.trackers import Trackers, Values
@@ -125,6 +126,9 @@ class Run:
         tensors = self._load(newest or self._first_weights, resuming=newest is not None)
         check_fit(settings, self.model.config, self.batches, TokenFolder(inputs["tokens"]).format.vocab_size)
         adapt(self.model, self.stretch)
+        settings, self.by_law = resolve(settings, self.model.config)
+        self.settings = settings
+        self.model.z_loss = settings.z_loss
         self.most_steps, self.scarcest = most_steps(self.batches)
         self._introduce()
         self._prepare()
@@ -133,7 +137,7 @@ class Run:
             Teacher(settings.distill, self.model, longest, self.arithmetic, out) if settings.distill else None
         )
         self._wrap()
-        self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype, team)
+        self.optimizers = Optimizers(self.model, settings.optimizer, self.arithmetic.dtype, team, settings.average)
         shares = settings.mixture.parts(self.batches.tokens)
         rows = self.state["speed"].get(self._shape(settings), {}).get("micro_batch", self.micro_batch)
         self.validation = Validation(settings, inputs["tokens"], shares, rows, out, team)
@@ -196,6 +200,9 @@ class Run:
         chosen[key] = team.agree(asdict(self.arithmetic.choice) if team.leads else None)
         if not (team.leads or team.sharded):
             self.arithmetic = parallel.prepare(self.model, settings, self.device, rows, self.out, chosen[key])
+        if settings.dropout:  # compiled code for it is other code; that without it stays for validation
+            self.model.set_dropout(settings.dropout)
+            speed.one_pass(self.model, [part[: self.micro_batch] for part in rows])
         self.peak_flops_per_second = team.sum(self.arithmetic.peak_flops_per_second)[0]
         self.state["seconds_compiling"] += time.perf_counter() - start
 
@@ -302,7 +309,8 @@ class Run:
             self._stop_at_the_last_good(f"step {self.steps_done:,}: its update made weights that are not finite")
         if self._validated[0] != self.steps_done:
             self._validate()
-        self.save(final=True)
+        with self.optimizers.averaged():
+            self.save(final=True)
         if self.trackers is None:
             return {}
         self.trackers.close()
@@ -333,6 +341,8 @@ class Run:
             "seconds_validating": self.state["seconds_validating"],
             "seconds_saving": self.state["seconds_saving"],
             "seconds_compiling": self.state["seconds_compiling"],
+            "by_law": [law._asdict() for law in self.by_law],
+            "averaged": self.settings.average and self.settings.average.model_dump(),
             "nonfinite_updates": self.state["nonfinite"],
             "loss_spikes": self.state["spikes"],
             "gradient_noise_scale_tokens": self.noise_scale.tokens,
@@ -350,6 +360,8 @@ class Run:
         self._tick("training")
         weights: dict[str, Tensor] = dict(self.optimizers.parameters)
         tensors = {PREFIX + name: tensor for name, tensor in self.optimizers.tensors().items()}
+        if final:  # the weights are read out already
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(f"/{AVERAGE}")}
         if final and self.team.sharded:
             weights = {name: self._gather(name, tensor) for name, tensor in weights.items()}
             tensors = {
@@ -438,6 +450,8 @@ class Run:
         small = None
         for number, (tokens, targets, documents) in enumerate(parts, 1):
             share = (targets >= 0).sum() / counted
+            if self.settings.dropout:  # what is left out is a function of the step, and so the same after a resume
+                torch.manual_seed(hash((self.settings.seed, self.steps_done, number, self.team.rank)))
             with self.team.gradients(shared=number == len(parts)):
                 losses: Losses = self.team.loss(tokens, targets, documents)
                 (losses.objective * share).backward()
@@ -462,8 +476,8 @@ class Run:
         """Losses of a micro-batch: the model's own, or those with its teacher."""
         if self.teacher is not None:
             return self.teacher.losses(self.model, *micro_batch)
-        loss = self.model.loss(*micro_batch)
-        return Losses(loss, loss.detach(), torch.zeros_like(loss.detach()))
+        objective, loss = self.model.losses(*micro_batch)
+        return Losses(objective, loss, torch.zeros_like(loss))
 
     def _batch(self) -> Batch:
         """This rank's rows of the next batch."""
@@ -533,7 +547,10 @@ class Run:
     def _validate(self) -> bool:
         """Measure on held-out documents; says whether the loss is the lowest so far."""
         self._tick("training")
-        values = self.validation(self.model, self.device)
+        self.model.set_dropout(0.0)
+        with self.optimizers.averaged():
+            values = self.validation(self.model, self.device)
+        self.model.set_dropout(self.settings.dropout)
         self._track(values)
         total = values["validation_loss"].get("total")
         best = total is not None and (self.state["best"] is None or total < self.state["best"]["loss"])
@@ -583,6 +600,8 @@ class Run:
             said |= {f"packing of '{name}': {fit}": None for name, fit in fits}
         for line in said:  # phases whose rows are the same say the same
             self.out.note(line)
+        for law in self.by_law:
+            self.out.note(f"train.{law}")
         for warning in self.batches.warnings:
             self.out.warn(warning)
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import xxhash
 from pydantic import Field
 
+from headwater.core.bucket import here
 from headwater.core.config import Config
 from headwater.core.errors import InputError
 from headwater.core.stage import Counts, Workspace
@@ -103,7 +104,7 @@ class Quality(CleaningStep):
     def __call__(self, batch: Features) -> Verdict:
         """Judge a batch of documents."""
         assert isinstance(self.model, Path), "prepare comes first"
-        scores = _loaded(self.model, self.model.stat().st_mtime_ns).probabilities(
+        scores = _loaded(here(self.model), self.model.stat().st_mtime_ns).probabilities(
             batch.words.offsets, batch.words.hashes
         )
         meta = {}

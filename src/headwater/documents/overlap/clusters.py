@@ -20,6 +20,7 @@ import orjson
 import pyarrow as pa
 import xxhash
 
+from headwater.core.bucket import here
 from headwater.core.store import atomic_path
 from headwater.documents.document import source_of, text_buffer
 from headwater.documents.overlap import partitions
@@ -60,7 +61,7 @@ class Sketch:
     @property
     def documents(self) -> int:
         """Number of documents of the shard."""
-        return (self.folder / "ids").stat().st_size // _ID_BYTES
+        return here(self.folder / "ids").stat().st_size // _ID_BYTES
 
     def scores(self) -> np.ndarray:
         """What the rule to keep goes by: [D] int64."""
@@ -68,11 +69,11 @@ class Sketch:
 
     def marks(self) -> np.ndarray:
         """The marks of all documents, mapped: only what is looked at is read."""
-        return np.memmap(self.folder / "marks", np.uint8, "r").reshape(self.documents, -1)
+        return np.memmap(here(self.folder / "marks"), np.uint8, "r").reshape(self.documents, -1)
 
     def rows(self, name: str, numbers: list[int]) -> list[bytes]:
         """The ids or marks of some documents."""
-        path = self.folder / name
+        path = here(self.folder / name)
         width = path.stat().st_size // self.documents
         with path.open("rb", buffering=0) as file:
             return [os.pread(file.fileno(), width, number * width) for number in numbers]

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from headwater.core.bucket import here
 from headwater.core.store import atomic_path
 
 GATHERED_BYTES = 8 << 20
 """Records that are gathered at once [bytes]: about four times as much is needed to sort them."""
 _BUCKETS = 1 << 10  # ranges of keys: 4 KB of index for each file; 8 MB in each when there are 8 GB of records
-_REMEMBERED_BYTES = 16 << 20  # of pieces that were read last
+_REMEMBERED_BYTES = 4 << 20  # of pieces that were read last
 _INDEX_BYTES = 4 * (_BUCKETS + 1)
 
 
@@ -58,7 +59,7 @@ def gather(paths: Sequence[Path], kind: np.dtype, part: tuple[int, int]) -> tupl
     """
     found, counts = [], []
     for path in paths:
-        with path.open("rb", buffering=0) as file:
+        with here(path).open("rb", buffering=0) as file:
             file.seek(4 * part[0])
             first = int.from_bytes(file.read(4), "little")
             file.seek(4 * part[1])
@@ -82,7 +83,7 @@ def read_sorted(paths: Sequence[Path], kind: np.dtype, field: str, first: int, e
     """Read the records whose field is at least `first` and less than `end` from files of `write_sorted`."""
     found = [np.zeros(0, kind)]
     for path in paths:
-        if path.stat().st_size:
+        if here(path).stat().st_size:
             mapped = np.memmap(path, kind, "r")
             low, high = (_search(mapped[field], bound) for bound in (first, end))
             if high > low:
@@ -153,7 +154,7 @@ class Pieces:
         return found
 
     def _read_index(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        index = np.fromfile(self._paths[shard].with_suffix(".index"), _ROWS)
+        index = np.fromfile(here(self._paths[shard].with_suffix(".index")), _ROWS)
         return index["row"].astype(np.int64), np.concatenate([np.zeros(1, np.int64), index["end"]])
 
     def _read(self, number: int) -> np.ndarray:
@@ -161,7 +162,7 @@ class Pieces:
         rows, ends = self._index(shard)
         place = int(rows.searchsorted(number - self._starts[shard]))
         first, end = int(ends[place]), int(ends[place + 1])
-        file = os.open(self._paths[shard], os.O_RDONLY)
+        file = os.open(here(self._paths[shard]), os.O_RDONLY)
         try:
             return np.frombuffer(os.pread(file, end - first, first), np.uint8)
         finally:

@@ -23,6 +23,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from headwater.core import pool
+from headwater.core.bucket import here
 from headwater.core.config import Config
 from headwater.core.stage import Counts, Workspace
 from headwater.core.store import atomic_path
@@ -115,7 +116,7 @@ class SpanSearch:
 
     def cuts(self, shard: int) -> np.ndarray:
         """What is repeated in a shard: [C] with the fields row, begin and end [bytes of the document], sorted."""
-        return np.fromfile(self.folder / "spans" / self.shards[shard].stem, _CUTS)
+        return np.fromfile(here(self.folder / "spans" / self.shards[shard].stem), _CUTS)
 
     def _over_shards(self, label: str, work: functools.partial[Counts] | object) -> None:
         shards = range(len(self.shards))
@@ -180,23 +181,23 @@ class SpanSearch:
         """Write what the documents of a shard repeat."""
         from headwater.documents.text.shingles import units
 
-        begin, end = int(self.starts[shard]), int(self.starts[shard + 1])
-        pairs = partitions.read_sorted([self.folder / "pairs" / name for name in names], _PAIRS, "later", begin, end)
-        pairs = pairs[np.lexsort((pairs["earlier_begin"], pairs["earlier"], pairs["begin"], pairs["later"]))]
+        begin, files = int(self.starts[shard]), [self.folder / "pairs" / name for name in names]
         earlier = partitions.Pieces([self.folder / "texts" / path.stem for path in self.shards], self.starts)
         found: list[tuple[int, int, int]] = []
-        for row, texts, _ in self._batches(shard) if len(pairs) else ():
-            low, high = np.searchsorted(pairs["later"], [begin + row, begin + row + len(texts)])
-            if low == high:
+        for row, texts, _ in self._batches(shard):
+            first = begin + row
+            pairs = partitions.read_sorted(files, _PAIRS, "later", first, first + len(texts))
+            if not len(pairs):
                 continue
+            pairs = pairs[np.lexsort((pairs["earlier_begin"], pairs["earlier"], pairs["begin"], pairs["later"]))]
             here = np.zeros(len(texts), np.bool_)
-            here[pairs["later"][low:high] - begin - row] = True
+            here[pairs["later"] - first] = True
             table = units(texts, wanted=here)
             least, which = self.settings.least(table.characters).tolist(), np.flatnonzero(here)
-            bounds = np.searchsorted(pairs["later"], [begin + row + which, begin + row + which + 1]).T.tolist()
-            for document, (first, last) in zip(which.tolist(), bounds, strict=True):
+            bounds = np.searchsorted(pairs["later"], [first + which, first + which + 1]).T.tolist()
+            for document, (low, high) in zip(which.tolist(), bounds, strict=True):
                 text = _Text(texts, table, document, least[document])
-                found += [(row + document, *span) for span in text.repeats(pairs[first:last], earlier)]
+                found += [(row + document, *span) for span in text.repeats(pairs[low:high], earlier)]
         cuts = np.array(found, np.int64).reshape(-1, 3)
         merged = Cuts(cuts[:, 0], cuts[:, 1], cuts[:, 2]).merged()
         records = np.empty(len(merged.rows), _CUTS)

@@ -237,7 +237,7 @@ class _HostCrawl:
                     self.hosts.add(_host(about["final"]))
                 self.finals.add(about["final"])
             self._follow(about, depth)
-        logger.info("  %s: %d pages asked for", _host(next(iter(self.known))), pages)
+        logger.info("  %s: %d page%s asked for", _host(next(iter(self.known))), pages, "" if pages == 1 else "s")
         return found
 
     def _fetched(self, url: str, depth: int) -> dict[str, Any]:

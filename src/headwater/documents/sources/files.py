@@ -231,6 +231,8 @@ def line_blocks(span: Span, boundary: re.Pattern[bytes], intake: Intake) -> Iter
     number, line = 0, _Line()
     try:
         for block in _stretch(span, boundary):
+            if not (number or line.size or span.start):
+                _refuse_archive(block, span.path)
             lines, found, tail = block.rpartition(b"\n")
             if not found:
                 line.add(block, span.path)
@@ -253,6 +255,17 @@ def line_blocks(span: Span, boundary: re.Pattern[bytes], intake: Intake) -> Iter
         _reject_long(line, span, number + 1, boundary, intake)
     elif last:
         yield [last]
+
+
+def _refuse_archive(block: bytes, path: str) -> None:
+    """Several files in one are no lines; between those of a tar archive there are its own headers.
+
+    Raises:
+        DamagedFileError: the file begins as an archive does. Source: the magic numbers of file(1).
+    """
+    kind = "zip" if block.startswith(b"PK\x03\x04") else "tar" if block[257:262] == b"ustar" else None
+    if kind:
+        raise DamagedFileError(f"is a {kind} archive of files; unpack it and give the folder", place=path)
 
 
 class _Line:
@@ -351,13 +364,15 @@ def whole(path: str) -> bytes:
     """Read a file that is one document.
 
     Raises:
-        DamagedFileError: the file is cut off.
+        DamagedFileError: the file is cut off, or holds several files.
         TooLongError: it is too large for a document.
         UnreachableError: it cannot be had any more.
     """
     blocks, size = [], 0
     with opened(path) as stream:
         while size <= MAX_RECORD_BYTES and (block := _next_block(stream, None, path)):
+            if not size:
+                _refuse_archive(block, path)
             blocks.append(block)
             size += len(block)
     if size > MAX_RECORD_BYTES:

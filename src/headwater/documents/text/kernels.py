@@ -22,13 +22,13 @@ from headwater.documents.document import text_buffer
 from headwater.documents.text import characters as c
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile on first use and keep the machine code on disk, where there is a place for it.
+def compiled(function: Callable[..., Any], **more: Any) -> Any:
+    """Compile on first use and keep the machine code on disk, where there is a place for it; `more` are options of numba.
 
     Compiled functions get their arrays from outside and only read and fill them: so numba need not count references to
     arrays (`_nrt`), which would cost more than the work itself wherever one function hands an array to another.
     """
-    options: Any = {"nogil": True, "_nrt": False}  # numba's type stub does not know all of its options
+    options: Any = {"nogil": True, "_nrt": False, **more}  # numba's type stub does not know all of its options
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba finds no folder to write to: neither beside this file nor in the user's cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from headwater.report import Report
 from headwater.report.blocks import Page, Section
 from headwater.report.evidence import Evidence
-from headwater.report.sections import cost, documents, headline, model, origin, record, repeats
+from headwater.report.sections import cost, documents, forecast, headline, model, origin, record, repeats
 
 
 def compose(evidence: Evidence, settings: Report) -> Page:
@@ -22,6 +22,7 @@ def compose(evidence: Evidence, settings: Report) -> Page:
         Section("origin", "Where the weights come from", list(origin.origin(evidence))),
         Section("first-step", "First-step check", list(model.first_step(evidence))),
         Section("scores", "Scores", [*model.scores(evidence), *model.tasks(evidence)]),
+        Section("forecast", "Forecast and measured", list(forecast.forecast(evidence))),
         Section("repeats", "What it repeats", list(repeats.repeats(evidence))),
         Section("time", "Time", list(cost.times(evidence))),
         Section("cost", "Cost and energy", list(cost.estimate(evidence))),

@@ -62,6 +62,7 @@ def funnel(evidence: Evidence) -> Iterator[Block]:
         1,
         True,
     )
+    yield from _left_out(evidence)
     clusters = evidence.counts("dedup").get("clusters", {})
     if clusters.keys() - {"1"}:  # else nothing is a copy of another
         rows = [[size, whole(number)] for size, number in clusters.items()]
@@ -71,6 +72,7 @@ def funnel(evidence: Evidence) -> Iterator[Block]:
     yield from _benchmarks(evidence)
     yield from _sensitivity(evidence)
     yield from _found(evidence)
+    yield from _quality_models(evidence)
     edited = [
         [stage, rule, whole(count)]
         for stage in evidence.document_stages
@@ -83,6 +85,18 @@ def funnel(evidence: Evidence) -> Iterator[Block]:
             edited,
             2,
         )
+
+
+def _left_out(evidence: Evidence) -> Iterator[Block]:
+    """Records of sources that are no documents by their nature, such as redirects and pictures of a web archive."""
+    rows = [
+        [source, words(reason), whole(count)]
+        for source, counts in evidence.counts("read").get("sources", {}).items()
+        for reason, count in sorted(counts.get("skipped", {}).items(), key=lambda item: (-item[1], item[0]))
+    ]
+    if rows:
+        caption = "Records that were read and are no documents by their nature"
+        yield Details("What sources hold besides documents", [Table(caption, ["source", "reason", "records"], rows, 2)])
 
 
 def _benchmarks(evidence: Evidence) -> Iterator[Block]:
@@ -137,6 +151,26 @@ def _found(evidence: Evidence) -> Iterator[Block]:
         yield Table("What cleaning steps found inside of texts", ["step", "what", "times"], rows, 2)
 
 
+def _quality_models(evidence: Evidence) -> Iterator[Block]:
+    """What each quality model that was trained can do, and what each threshold of its scores would keep."""
+    steps = evidence.settings("clean").get("steps", [])
+    for index, told in evidence.counts("clean").get("prepared", {}).items():
+        if "held_out" not in told:
+            continue
+        step, found = steps[int(index)], told["held_out"]
+        rows = [
+            [decimal(row["threshold"], 2), *(share(row[key], 1) for key in ("precision", "recall", "kept"))]
+            for row in found["thresholds"]
+        ]
+        caption = (
+            f"Scores of {plural(found['positive'], 'good sample')} and {plural(found['negative'], 'bad one')} that the model had "
+            f"not seen: area under the curve {decimal(found['auc'], 3)}, accuracy {decimal(found['accuracy'], 3)}, calibration "
+            f"error {decimal(found['calibration_error'], 3)}; the recipe keeps scores from {significant(step['min_score'])} on"
+        )
+        header = ["min_score", "of those kept are good", "of the good are kept", "of all are kept"]
+        yield Details(f"What the model of {step['use']} can do", [Table(caption, header, rows)])
+
+
 def _outcome(evidence: Evidence, documents_in: int) -> Iterator[list[str]]:
     """Rows of what is left: for training, held out, and both together."""
 
@@ -185,9 +219,23 @@ def kept(evidence: Evidence, settings: Report) -> Iterator[Block]:
         excerpts = []
         for row in rows:
             facts = [("from", row["url"]), ("licence", row["licence"]), ("language", row["language"])]
+            facts.append(("scores", _scores(row)))
             texts = [("kept", _cut(row["text"], settings.sample_characters))]
             excerpts.append(Excerpt([(name, value) for name, value in facts if value], texts))
         yield Details(f"{source} ({plural(len(rows), 'document')})", excerpts)
+
+
+def _scores(row: Document) -> str:
+    """The numbers that stages have written to a document's `meta`, such as a score of quality.
+
+    >>> _scores({"meta": '{"title": "Rivers", "quality": 0.91234, "cluster_size": 3}'})
+    'quality 0.9123, cluster size 3'
+    """
+    meta = json.loads(row["meta"]) if row.get("meta") else {}
+    numbers = {
+        name: value for name, value in meta.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return ", ".join(f"{words(name)} {significant(float(value), 4)}" for name, value in numbers.items())
 
 
 def _excerpt(row: Document, original: Document | None, characters: int) -> Excerpt:
@@ -198,6 +246,7 @@ def _excerpt(row: Document, original: Document | None, characters: int) -> Excer
         ("licence", row["licence"]),
         ("measured", significant(row["value"], 4)),
         ("limit", significant(row["threshold"], 4)),
+        ("scores", _scores(row)),
         ("copy of", original["url"] or original["id"]) if original else ("detail", row["detail"]),
     ]
     texts = [("dropped", _cut(row["text"], characters))]

@@ -63,6 +63,13 @@ def learning(evidence: Evidence) -> Iterator[Block]:
             f"A teacher of {whole(taught['parameters'])} parameters was learnt from too; at the last step the model's "
             f"probabilities were {decimal(taught['divergence'])} nats per token away from the teacher's."
         )
+    if average := counts.get("averaged"):
+        yield Text(
+            f"What was validated, and the result, is {decimal(1 - average['share'])} of the last weights and "
+            f"{decimal(average['share'])} of their moving average over about {whole(average['memory_steps'])} steps."
+        )
+    for law in counts.get("by_law", ()):
+        yield Text(f"{law['setting']} was {law['value']:g}: {law['why']}.")
     if len(steps) > 1:
         yield figures.loss(steps, validations, counts.get("expected_initial_loss"))
     if len(validations) > 1:
