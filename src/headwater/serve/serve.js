@@ -159,7 +159,7 @@ class Text {
       this.body.replaceChildren(...this.pieces(found));
       const count = found.matches.length;
       this.below.replaceChildren(make("p", { class: "remark" }, count
-        ? `${count === 1 ? "1 run" : number(count) + " runs"} of 8 words or more stand in the ${number(found.documents)} training documents of ${found.run}. Click one.`
+        ? `${count === 1 ? "1 run of 8 words or more stands" : number(count) + " runs of 8 words or more stand"} in the ${number(found.documents)} training documents of ${found.run}. Click ${count === 1 ? "it" : "one"}.`
         : `No 8 words in a row stand in the ${number(found.documents)} training documents of ${found.run}.`));
       button.remove();
     } catch (error) {
