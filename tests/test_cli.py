@@ -87,7 +87,7 @@ def test_plan_as_a_table_and_as_json(tmp_path: Path, prose: Path) -> None:
     done = headwater("plan", str(TINY), source, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split() == ["stage", "state", "time", "disk", "basis", "why"]
-    assert done.stdout.splitlines()[-1].startswith("tiny: 11 of 11 stages run, about ")
+    assert done.stdout.splitlines()[-1].startswith("tiny: 13 of 13 stages run, about ")
     done = headwater("plan", str(TINY), source, "--json", "--until", "clean", folder=tmp_path)
     assert [row["stage"] for row in json.loads(done.stdout)["stages"]] == ["read", "clean"]
     assert not (tmp_path / "store").exists()

@@ -310,6 +310,8 @@ def _run(recipe: Recipe, until: str | None, anew: bool, remembering: bool = True
     if remembering:
         remember(planned.steps, planned.estimates, planned.outlook, planned.store)
     ran = []
+    if planned.waiting and (bucket := bucket_of(recipe.machine)):
+        bucket.check()
     _settle(recipe, planned.steps)
     for step in planned.steps:
         if not step.finished:

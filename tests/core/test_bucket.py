@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 from headwater import load, plan, run
@@ -121,7 +121,7 @@ def test_machines_that_share_only_a_bucket_make_the_same_files(
     assert files(bucket) == alone
     manifests = {f"{name.partition('/')[0]}/manifest.json" for name in alone}
     left = {path.relative_to(bucket).as_posix() for path in bucket.rglob("*") if path.is_file()}
-    assert left == alone.keys() | manifests, "nothing that lay between the passes is left in the bucket"
+    assert left == alone.keys() | manifests | {"README"}, "nothing that lay between the passes is left in the bucket"
     # Later, somewhere else:
     buckets._bucket.cache_clear()
     elsewhere = load(str(recipe), store, "machine.scratch=laptop", "machine.runs=laptop/runs")
@@ -224,9 +224,22 @@ def test_a_bucket_out_of_reach_is_one_line(bucket: Bucket, monkeypatch: pytest.M
     def refuse(*_: Any) -> None:
         raise PermissionError("Access Denied\nrequest 17")
 
-    monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "cat_file", refuse)
+    monkeypatch.setattr(LocalFileSystem, "cat_file", refuse)
     with pytest.raises(StoreError, match=r"cannot be reached \(Access Denied\)"):
         bucket.manifest("read-00000001")
+
+
+def test_a_bucket_that_takes_nothing_is_told_before_any_work(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError("Access Denied")
+
+    buckets._bucket.cache_clear()
+    monkeypatch.setattr(LocalFileSystem, "put_file", refuse)
+    with pytest.raises(StoreError, match=r"bucket/README: cannot be reached \(Access Denied\)"):
+        run(load(str(recipe), f"machine.store=file://{tmp_path}/bucket", "machine.scratch=scratch"), until="read")
+    assert not list(Path("scratch").glob("*/read-*"))
 
 
 def test_settings_of_a_store_behind_a_url(tmp_path: Path) -> None:

@@ -25,6 +25,16 @@ def test_the_decay_of_wsd_goes_in_a_line_to_its_end():
     assert shares[-1] == pytest.approx(0.2 + 0.8 / 25)
 
 
+def test_a_decay_to_a_power_falls_early_and_lingers_low():
+    line, bent = (
+        WarmupStableDecay(use="wsd", warmup_steps=0, decay_share=0.5, final_share=0.1, power=p) for p in (1, 2)
+    )
+    assert [bent(step, 100) for step in (0, 49, 50)] == [line(step, 100) for step in (0, 49, 50)] == [1.0] * 3
+    assert bent(75, 100) == pytest.approx(0.1 + 0.9 * 0.5**2)
+    assert line(75, 100) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert bent(100, 100) == line(100, 100) == pytest.approx(0.1)
+
+
 @given(st.integers(0, 10_000), st.floats(0.01, 1.0))
 def test_a_decay_that_is_decided_on_the_way_begins_there(stable_steps: int, decay_share: float):
     schedule = WarmupStableDecay(use="wsd", warmup_steps=0, decay_share=decay_share)

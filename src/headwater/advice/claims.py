@@ -251,7 +251,7 @@ def warnings(cost: Cost) -> list[str]:
     if cost.utilization.mfu.likely > cost.gpu.reached:
         reached = f"matrix products alone reach {cost.gpu.reached:.0%}"
         found.append(f"impossible: an MFU of {cost.utilization.mfu.likely:.1%} on {cost.job.gpu}; {reached}")
-    elif cost.job.mfu is not None and cost.job.mfu > highest(cost):
+    elif cost.job.mfu is not None and cost.gpu.like and cost.job.mfu > highest(cost):
         found.append(f"an MFU of {cost.job.mfu:.1%} is above the {highest(cost):.1%} of any run known here")
     if cost.epochs > 16:
         found.append(f"each token is seen {cost.epochs:.1f} times: beyond about 16 more passes give next to nothing")

@@ -1,8 +1,10 @@
 """How good a model will be before it is trained: a law fitted to small models of the same text, the ladder. No torch here.
 
-Bits per byte = E + A (N0 / N)^a + B (D0 / D)^b, with N parameters in all and D tokens, N0 and D0 those of the run that is
-planned: A and B are what size and tokens will still cost there. A few runs cannot tell exponents apart from E, so exponents
-have a prior from published laws, and the answer is an average over all laws that fit, with the band in which 90 % of them lie.
+Bits per byte = E + A (N0 / N)^a + B (D0 / D)^b (N / N0)^g, with N parameters in all and D tokens, N0 and D0 those of the
+planned run: A and B are what size and tokens still cost there. A few runs cannot tell exponents apart from E, so exponents
+have a prior from published laws, and the answer is an average over all laws that fit, with the band in which 90 % of them
+lie. Two things differ from Hoffmann et al. 2022: g, because one batch and one rate serve all sizes here and small models gain
+less from more tokens; and E may be anything, because so short a range of tokens says nothing of the text's entropy.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ take about two thirds of the planned run's FLOPs."""
 PRIOR_A, PRIOR_B = (0.34, 0.10), (0.34, 0.12)
 """Mean and standard deviation of the exponents before anything is measured. Source: published fits, 0.34 and 0.28 (Hoffmann
 et al. 2022), 0.35 and 0.37 (Besiroglu et al. 2024), 0.35 and 0.35 (Muennighoff et al. 2023); the width is our choice."""
+PRIOR_G = (0.0, 0.1)
+"""The same of g. Our choice."""
 LEAST_NOISE = 0.004
 """Relative error of a run, at least: seeds and the learning rate's fit to the size. Source: nanochat's seven equal runs."""
 FOLDER = "ladders"
@@ -62,15 +65,16 @@ class Law:
     tokens: float
     """D0."""
     rungs: tuple[Rung, ...]
-    constants: tuple[tuple[float, float, float, float, float, float], ...]
-    """Weight, E, A, B, a, b."""
+    constants: tuple[tuple[float, float, float, float, float, float, float], ...]
+    """Weight, E, A, B, a, b, g."""
     noise: float
     """Relative error of a run that the best fit leaves."""
 
     def predict(self, parameters: float, tokens: float) -> Forecast:
         """Bits per byte of so many parameters after so many tokens."""
-        weight, E, A, B, a, b = np.array(self.constants).T
-        values = E + A * (self.parameters / parameters) ** a + B * (self.tokens / tokens) ** b
+        weight, E, A, B, a, b, g = np.array(self.constants).T
+        size, length = self.parameters / parameters, self.tokens / tokens
+        values = E + A * size**a + B * length**b * size**-g
         order = np.argsort(values)
         share = np.cumsum(weight[order]) / weight.sum()
         low, high = (float(values[order][np.searchsorted(share, level)]) for level in (0.05, 0.95))
@@ -81,12 +85,13 @@ class Law:
     @property
     def best(self) -> dict[str, float]:
         """The constants that fit best."""
-        return dict(zip(("E", "A", "B", "a", "b"), max(self.constants)[1:], strict=True))
+        return dict(zip(("E", "A", "B", "a", "b", "g"), max(self.constants)[1:], strict=True))
 
     def __str__(self) -> str:
         c = self.best
         return (
-            f"bits per byte = {c['E']:.3f} + {c['A']:.3f} (N0/N)^{c['a']:.2f} + {c['B']:.3f} (D0/D)^{c['b']:.2f}, "
+            f"bits per byte = {c['E']:.3f} + {c['A']:.3f} (N0/N)^{c['a']:.2f} + {c['B']:.3f} (D0/D)^{c['b']:.2f} "
+            f"(N/N0)^{c['g']:.2f}, "
             f"N0 = {self.parameters:,.0f} parameters, D0 = {self.tokens:,.0f} tokens; runs are {self.noise:.1%} off"
         )
 
@@ -105,8 +110,8 @@ def law_from(values: dict[str, Any]) -> Law:
 def fit(rungs: Sequence[Rung], parameters: float, tokens: float) -> Law:
     """Fit the law to measured runs.
 
-    For each pair of exponents E, A and B are the best that are not negative; pairs weigh by how well they fit and by the
-    prior. The error of a run is what the best pair leaves.
+    For each set of exponents E, A and B are the best, with A and B not negative; sets weigh by how well they fit and by the
+    prior. The error of a run is what the best set leaves.
 
     Args:
         rungs: at least four runs, of two sizes and two lengths.
@@ -120,24 +125,27 @@ def fit(rungs: Sequence[Rung], parameters: float, tokens: float) -> Law:
         problem = f"a law needs four runs of two sizes and two lengths, not {len(rungs)}"
         raise EmptyResultError(problem, place="ladder", hint="headwater ladder RECIPE runs seven")
     sizes, lengths, measured = (np.array(column) for column in zip(*rungs, strict=True))
-    a, b = (grid.ravel() for grid in np.meshgrid(np.arange(0.06, 0.81, 0.04), np.arange(0.06, 1.01, 0.04)))
-    by_size, by_length = (parameters / sizes) ** a[:, None], (tokens / lengths) ** b[:, None]
+    exponents = np.arange(0.06, 0.81, 0.04), np.arange(0.02, 1.01, 0.04), np.arange(-0.2, 0.61, 0.05)
+    a, b, g = (grid.ravel() for grid in np.meshgrid(*exponents))
+    size, length = parameters / sizes, tokens / lengths
+    by_size, by_length = size ** a[:, None], length ** b[:, None] * size ** -g[:, None]
     columns = np.stack([np.ones_like(by_size), by_size, by_length], axis=2) / measured[:, None]  # relative errors
-    terms, squares = _not_negative(columns)
-    table = np.column_stack([squares, terms, a, b])
+    terms, squares = _least_squares(columns)
+    table = np.column_stack([squares, terms, a, b, g])
     free = max(len(rungs) - 4, 1)
     noise = max(math.sqrt(table[:, 0].min() / free), LEAST_NOISE)
-    prior = ((a - PRIOR_A[0]) / PRIOR_A[1]) ** 2 + ((b - PRIOR_B[0]) / PRIOR_B[1]) ** 2
+    known = (a, PRIOR_A), (b, PRIOR_B), (g, PRIOR_G)
+    prior = sum(((value - mean) / deviation) ** 2 for value, (mean, deviation) in known)
     log_weight = -table[:, 0] / (2 * noise**2) - prior / 2
     weight = np.exp(log_weight - log_weight.max())
-    kept = weight > 1e-4
+    kept = weight > 1e-3
     rows = np.column_stack([weight, table[:, 1:]])[kept]
     constants: Any = tuple(tuple(map(float, row)) for row in rows)
     return Law(parameters, tokens, tuple(rungs), constants, noise)
 
 
-def _not_negative(columns: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Least squares to a target of ones with coefficients that are not negative, by trying every set above zero.
+def _least_squares(columns: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Least squares to a target of ones; the coefficients of the second and third column are not negative.
 
     Args:
         columns: [fits, runs, 3].
@@ -145,14 +153,14 @@ def _not_negative(columns: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     Returns:
         Coefficients [fits, 3], and the sum of squares that each fit leaves [fits].
     """
-    fits, runs, terms = columns.shape
-    best, squares = np.zeros((fits, terms)), np.full(fits, float(runs))
-    for chosen in (list(some) for size in range(1, terms + 1) for some in combinations(range(terms), size)):
+    fits, _, terms = columns.shape
+    best, squares = np.zeros((fits, terms)), np.full(fits, np.inf)
+    for chosen in ([0], [0, 1], [0, 2], [0, 1, 2]):  # every set of those that may be zero
         part = columns[:, :, chosen]
-        normal = part.transpose(0, 2, 1) @ part + 1e-12 * np.eye(len(chosen))
+        normal = part.transpose(0, 2, 1) @ part + 1e-10 * np.eye(len(chosen))
         found = np.linalg.solve(normal, part.sum(axis=1)[:, :, None])
         left = ((1 - (part @ found)[:, :, 0]) ** 2).sum(axis=1)
-        better = (found[:, :, 0] >= 0).all(axis=1) & (left < squares)
+        better = (found[:, 1:, 0] >= 0).all(axis=1) & (left < squares)
         squares[better] = left[better]
         best[better] = 0.0
         best[np.ix_(better, chosen)] = found[better, :, 0]

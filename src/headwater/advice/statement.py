@@ -85,29 +85,38 @@ def _verdict(way: Choice, taken: Choice | None) -> str:
 
 
 def _run(cost: Cost) -> str:
-    job = cost.job
-    price = f"{cost.price.likely:g} USD" if job.usd_per_hour else f"{_three(cost.price, '{:g}'.format)} USD"
-    whole = "{:,.0f}".format
-    rows: list[tuple[str, ...]] = [("", "low", "likely", "high", "")]
+    job, whole = cost.job, "{:,.0f}".format
     use, gone = (Range(*(100 * share for share in value)) for value in (cost.utilization.mfu, cost.goodput))
+    rows: list[tuple[str, ...]] = [("", "low", "likely", "high", "")]
     rows.append(_row("MFU [%]", use, "{:.1f}".format, cost.utilization.source))
-    rows.append(_row("goodput [%]", gone, "{:.0f}".format, "time that makes progress"))
     rows.append(_row("tokens/s", cost.tokens_per_second, whole, "of all GPUs while they work"))
-    rows.append(_row("GPU-hours", cost.gpu_hours, _small, "the final run"))
-    rows.append(_row("  of them lost", cost.lost_hours, _small, "restarts, work done again, checkpoints"))
-    rows.append(_row("days", cost.days, "{:,.2f}".format, f"on {cost.gpus:,} x {job.gpu}"))
-    rows.append(_row("USD", cost.usd, _small, f"at {price} a GPU-hour (prices of {job.market.date})"))
+    rows.append(_row("GPU-hours", cost.gpu_hours, _small, f"the final run; {cost.gpus:,} x {job.gpu}"))
+    if any(share < 1 for share in cost.goodput):
+        rows.append(_row("  goodput [%]", gone, "{:.0f}".format, "share of the time that makes progress"))
+        rows.append(_row("  lost", cost.lost_hours, _small, "GPU-hours of restarts, work done again, checkpoints"))
+    rows.append(_row("days", cost.days, "{:,.3g}".format, "from the first step to the last"))
     watts = job.watts if job.watts is not None else cost.gpu.watts
-    rows.append(_row("MWh", Range(*(k / 1000 for k in cost.kwh)), "{:,.3g}".format, f"{watts:g} W a GPU, x PUE"))
+    rows.append(_row("kWh", cost.kwh, _small, f"{watts:,.4g} W each, x PUE"))
     grams = job.market.grid(job.grid)
     rows.append(_row("t CO2e", cost.co2_tonnes, "{:,.4g}".format, f"grid {job.grid}: {grams:g} g for a kWh"))
-    rows.append(_row("evaluation, USD", cost.evaluation_usd, _small, "of checkpoints; beside the run"))
     terabytes = Range(*(b / 1e12 for b in cost.storage_bytes))
     rows.append(_row("storage, TB", terabytes, "{:,.3g}".format, "text, token shards, 3 to 50 checkpoints"))
-    rows.append(_row("storage, USD", cost.storage_usd, _small, "for the run and a month more"))
-    factors = _three(job.market.development, "{:g}".format)
-    rows.append(_row("project, USD", cost.project_usd, _small, f"with what is tried before and beside it: x {factors}"))
-    return "\n".join(_columns(rows, text=(0, 4)))
+    return "\n".join(_columns([*rows, *_money(cost)], text=(0, 4)))
+
+
+def _money(cost: Cost) -> list[tuple[str, ...]]:
+    """Rows on money; none where an hour has no price."""
+    if not cost.price.high:
+        return [("USD", "", "", "", "no price of an hour is set (machine.usd_per_hour)")]
+    date = cost.job.market.date
+    price = f"{cost.price.likely:g} USD" if cost.job.usd_per_hour else f"{_three(cost.price, '{:g}'.format)} USD"
+    factors = _three(cost.job.market.development, "{:g}".format)
+    return [
+        _row("USD", cost.usd, _small, f"the final run, at {price} a GPU-hour (prices of {date})"),
+        _row("  evaluation", cost.evaluation_usd, _small, "of checkpoints, beside the run"),
+        _row("  storage", cost.storage_usd, _small, "for the time of the run and a month more"),
+        _row("  project", cost.project_usd, _small, f"with what is tried before and beside it: x {factors}"),
+    ]
 
 
 def _laws(cost: Cost) -> str:

@@ -35,6 +35,10 @@ PARTIAL = ".partial"
 """End of the name of a folder in which a stage works; in the bucket its files have their final place at once."""
 AT_ONCE = 8
 """Files that are on their way at the same time: one connection seldom fills the line of a data centre."""
+_FOLDERS = frozenset(("file", "local", "ftp", "hdfs", "sftp", "smb", "ssh", "webhdfs"))
+"""Schemes with folders, which somebody has to make. Elsewhere nothing is made: a mistyped name would become a new bucket."""
+_NOTE = "README"
+"""File of the bucket, beside the stages, that says what they are."""
 _ROLE = ".role"
 """File of the folder of copies: `runs <its id>` where recipes are run, `copies <session>` where workers keep theirs."""
 _STAGE = re.compile(r"[a-z_]+-[0-9a-f]{8}(\.partial)?")
@@ -67,6 +71,16 @@ class Bucket:
             if not role.startswith("runs"):
                 file.write_text(f"runs {uuid.uuid4().hex}", encoding="utf-8")
             self.home = file.read_text(encoding="utf-8")
+
+    def check(self) -> None:
+        """Find out whether anything can be written before hours of work go into it, by saying what the place is.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        note = self.folder / _NOTE
+        note.write_text("Results of Headwater: a folder with a manifest.json is a finished stage.\n", encoding="utf-8")
+        self._put(note)
 
     def manifest(self, name: str) -> dict[str, Any] | None:
         """The manifest of a finished stage by the name of its folder; None when the bucket has none."""
@@ -190,7 +204,9 @@ class Bucket:
         with self._explained(self._name(path)):
             try:
                 self._system.put_file(str(path), place)
-            except FileNotFoundError:  # a file system with folders, which somebody has to make
+            except FileNotFoundError:
+                if self.url.partition("://")[0] not in _FOLDERS:
+                    raise
                 self._system.makedirs(place.rpartition("/")[0], exist_ok=True)
                 self._system.put_file(str(path), place)
         self._is_same(path)

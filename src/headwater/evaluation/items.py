@@ -46,7 +46,7 @@ class Item:
     cluster: str = ""
     """Items of one cluster are not independent of each other; empty: it is alone."""
     record: Record = field(default_factory=dict, repr=False, compare=False)
-    """Of a program's item the fields of its record, for its tests."""
+    """The fields of its record: for the tests of a program, and to look for the item in documents."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _item(task: Task, question: _Question, subtask: str, before: str) -> Item:
         gold=question.gold,
         pairs=pairs,
         cluster=hash_value(cluster)[:16] if cluster else "",
-        record=question.record if isinstance(task, Code) else {},
+        record=question.record,
     )
 
 

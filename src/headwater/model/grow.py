@@ -59,7 +59,7 @@ def check_same_shape(config: ModelConfig, other: ModelConfig) -> None:
         MismatchError: names the first setting that differs.
     """
     free = {"init_std"}  # of no effect on trained weights
-    for name, value in config.model_dump().items():
+    for name, value in config:
         if name not in free and getattr(other, name) != value:
             raise MismatchError(
                 f"{name} is {getattr(other, name)} in the upper model and {value} in the source",

@@ -151,12 +151,14 @@ class Distill(Config):
         return self
 
 
+def _batch_may_be_left_out(schema: dict[str, Any]) -> None:
+    schema["required"].remove("batch_tokens")  # with a regime a law gives it
+
+
 class Train(Config):
     """How the weights are trained. Set exactly one of `steps`, `total_tokens` and `budget`, or `total_tokens` of each phase."""
 
-    model_config = ConfigDict(
-        json_schema_extra=lambda schema: schema["required"].remove("batch_tokens")
-    )  # a law gives it
+    model_config = ConfigDict(json_schema_extra=_batch_may_be_left_out)
 
     regime: Regime | None = None
     """What the run is for: `speed`, the lowest loss per second with plenty of text; `data_limited`, a text that is seen many
