@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,6 +199,54 @@ def test_a_bug_while_writing_is_said_and_the_next_request_works(caplog: pytest.L
         asyncio.run(use())
 
 
+@pytest.mark.parametrize(
+    ("limit", "name", "body"),
+    [
+        ("worker.MOST_WAITING", "write", {"models": [0], "prompt": "a", "sampling": SAMPLING}),
+        ("worker.MOST_WAITING", "battle", {"prompt": "a", "sampling": SAMPLING}),
+        ("app.MOST_LOOKING", "trace", {"model": 0, "text": "a"}),
+        ("app.MOST_LOOKING", "documents", {"run": "tiny"}),
+    ],
+)
+def test_one_request_too_many_is_told_to_come_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, limit: str, name: str, body: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(f"headwater.serve.{limit}", 0)
+    answer = client.post(f"/api/{name}", json=body)
+    assert answer.status_code == 429
+    assert "busy" in answer.json()["problem"]
+    monkeypatch.undo()
+    assert client.post(f"/api/{name}", json=body).status_code == 200
+
+
+def test_without_models_there_is_still_something_to_look_at(place: Path, votes: Votes) -> None:
+    none = Models([], [], [], [], 64)
+    with TestClient(app_of(none, votes, Shelf(place / "runs"), "127.0.0.1"), base_url=BASE) as client:
+        state = client.get("/api/state").json()
+        assert (state["models"], state["blind"]) == ([], False)
+        assert [run["name"] for run in client.get("/api/runs").json()] == ["tiny"]
+        answer = client.post("/api/write", json={"models": [0], "prompt": "a", "sampling": SAMPLING})
+        assert "there is no model 0" in answer.json()["problem"]
+
+
+def test_a_model_is_looked_up_in_its_run_or_where_it_was_said(place: Path) -> None:
+    run = place / "runs" / "tiny"
+    machine = Machine(runs=str(place / "runs"), threads=1, device="cpu")
+
+    def runs_of(name: str, origin: Path | None) -> list[Path | None]:
+        return open_models([name], machine, dtype=torch.float32, most_tokens=8, origin=origin).runs
+
+    assert runs_of("x=tiny@0", None) == runs_of(str(run), None) == [run]
+    assert runs_of("tiny", Path("other")) == [Path("other")]
+    exported = place / "exported"
+    if not exported.exists():
+        shutil.copytree(run / "stages" / "train" / "checkpoint", exported)
+        for file in (run / "stages" / "tokenizer" / "tokenizer").iterdir():
+            shutil.copy(file, exported)
+    assert runs_of(str(exported), None) == [None], "a checkpoint alone does not say of which run it is"
+    assert runs_of(str(exported), run) == [run]
+
+
 # -------------------------------------------------------------------------------------------------------- blind votes
 
 
@@ -375,6 +424,9 @@ def test_documents_kept_and_dropped_are_found(client: TestClient, document: dict
         ({"Host": "[::1]:7878"}, 200),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
+        ({"Origin": ""}, 403),
+        ({"Host": "["}, 403),
         ({"Origin": "http://127.0.0.1:9999"}, 403),
         ({"Origin": BASE}, 200),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
