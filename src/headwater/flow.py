@@ -484,7 +484,8 @@ def ladder(recipe: Recipe) -> tuple[Path, rungs.Law, Outlook | None]:
         if total is None:
             raise RecipeError("nothing is held out", place=recipe.name, hint="add the section split: {}")
         found.append(rungs.Rung(counts["parameters"], counts["tokens"], total))
-    law = rungs.fit(found, expected.model.parameters(), expected.tokens)
+    steps = expected.tokens / recipe.train.batch_tokens
+    law = rungs.fit(found, expected.model.parameters(), expected.tokens, steps)
     path = rungs.keep_law(ready.store, encode, recipe.train, law)
     return path, law, plan(recipe).outlook
 

@@ -170,6 +170,8 @@ def test_too_long_passages_are_refused(trained: Trained) -> None:
 def test_bands_are_wilsons_for_as_many_passages_as_are_independent() -> None:
     low, high = wilson(0.1, 50)  # scipy.stats.binomtest(5, 50).proportion_ci(method="wilson")
     assert (low, high) == pytest.approx((0.0434758, 0.2136023), abs=1e-6)
+    assert [wilson(0.0, count)[0] for count in (3, 205, 1e6)] == [0.0] * 3
+    assert [wilson(1.0, count)[1] for count in (3, 205, 1e6)] == [1.0] * 3
     hits = np.array([1.0, 1, 1, 1, 0, 0, 0, 0])
     assert effective(hits, range(8)) == pytest.approx(7), "independent: all but the one that the mean takes"
     assert effective(hits, [0, 0, 0, 0, 1, 1, 1, 1]) == pytest.approx(1), "two documents that differ"

@@ -75,6 +75,14 @@ def test_laws_give_their_published_numbers():
     ("change", "problem"),
     [
         ({"regime": "speed", "budget": 60}, "batch_tokens goes by sequence_length and by total_tokens or steps"),
+        (
+            {"regime": ["speed"], "steps": 5, "batch_tokens": 2048},
+            "Input should be 'speed', 'data_limited' or 'production'",
+        ),
+        (
+            {"regime": "speed", "steps": 5, "sequence_length": 0},
+            "sequence_length\n  Input should be greater than or equal to 2",
+        ),
         ({"regime": "fast", "steps": 5}, "Input should be 'speed', 'data_limited' or 'production'"),
         (
             {"batch_tokens": 2048, "budget": 60, "optimizer": {"use": "adamw", "learning_rate": "auto"}},

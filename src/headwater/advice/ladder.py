@@ -36,6 +36,9 @@ PRIOR_G = (0.0, 0.1)
 """The same of g. Our choice."""
 LEAST_NOISE = 0.004
 """Relative error of a run, at least: seeds and the learning rate's fit to the size. Source: nanochat's seven equal runs."""
+SHORT_STEPS, SHORT_ERROR = 1000, 0.05
+"""A run of fewer steps has not settled to a law: such a relative error more. Source: our two runs, of 391 and 313 steps, came
+out 2.4 to 3.5 and 5.2 % below their forecasts; docs/lab-notes.md."""
 FOLDER = "ladders"
 
 
@@ -69,6 +72,8 @@ class Law:
     """Weight, E, A, B, a, b, g."""
     noise: float
     """Relative error of a run that the best fit leaves."""
+    steps: float = SHORT_STEPS
+    """Of the run that is planned."""
 
     def predict(self, parameters: float, tokens: float) -> Forecast:
         """Bits per byte of so many parameters after so many tokens."""
@@ -80,7 +85,14 @@ class Law:
         low, high = (float(values[order][np.searchsorted(share, level)]) for level in (0.05, 0.95))
         mean = float((values * weight).sum() / weight.sum())
         spread = 1.645 * self.noise * mean  # of one more run
+        if self.short:
+            spread = math.hypot(spread, SHORT_ERROR * mean)
         return Forecast(mean, mean - math.hypot(mean - low, spread), mean + math.hypot(high - mean, spread))
+
+    @property
+    def short(self) -> bool:
+        """Whether the planned run is too short for any law."""
+        return self.steps < SHORT_STEPS
 
     @property
     def best(self) -> dict[str, float]:
@@ -93,6 +105,7 @@ class Law:
             f"bits per byte = {c['E']:.3f} + {c['A']:.3f} (N0/N)^{c['a']:.2f} + {c['B']:.3f} (D0/D)^{c['b']:.2f} "
             f"(N/N0)^{c['g']:.2f}, "
             f"N0 = {self.parameters:,.0f} parameters, D0 = {self.tokens:,.0f} tokens; runs are {self.noise:.1%} off"
+            + (f"; {self.steps:,.0f} steps are too few for a law, so the band is wide" if self.short else "")
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -104,10 +117,10 @@ def law_from(values: dict[str, Any]) -> Law:
     """Read what `to_json` wrote."""
     rungs = tuple(Rung(*rung) for rung in values["rungs"])
     constants: Any = tuple(tuple(row) for row in values["constants"])
-    return Law(values["parameters"], values["tokens"], rungs, constants, values["noise"])
+    return Law(values["parameters"], values["tokens"], rungs, constants, values["noise"], values["steps"])
 
 
-def fit(rungs: Sequence[Rung], parameters: float, tokens: float) -> Law:
+def fit(rungs: Sequence[Rung], parameters: float, tokens: float, steps: float = SHORT_STEPS) -> Law:
     """Fit the law to measured runs.
 
     For each set of exponents E, A and B are the best, with A and B not negative; sets weigh by how well they fit and by the
@@ -117,6 +130,7 @@ def fit(rungs: Sequence[Rung], parameters: float, tokens: float) -> Law:
         rungs: at least four runs, of two sizes and two lengths.
         parameters: N0.
         tokens: D0.
+        steps: of the planned run.
 
     Raises:
         EmptyResultError: there are too few.
@@ -141,7 +155,7 @@ def fit(rungs: Sequence[Rung], parameters: float, tokens: float) -> Law:
     kept = weight > 1e-3
     rows = np.column_stack([weight, table[:, 1:]])[kept]
     constants: Any = tuple(tuple(map(float, row)) for row in rows)
-    return Law(parameters, tokens, tuple(rungs), constants, noise)
+    return Law(parameters, tokens, tuple(rungs), constants, noise, steps)
 
 
 def _least_squares(columns: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -77,7 +77,8 @@ def wilson(value: float, count: float, normal: float = NORMAL_95) -> tuple[float
     middle = value + normal**2 / (2 * count)
     half = normal * math.sqrt(value * (1 - value) / count + normal**2 / (4 * count**2))
     scale = 1 + normal**2 / count
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    low, high = (middle - half) / scale, (middle + half) / scale
+    return low if value > 0 else 0.0, high if value < 1 else 1.0  # exactly, in spite of rounding
 
 
 def rows(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -103,7 +103,7 @@ def fill_train(values: Any) -> Any:
     """A recipe's section `train` with what its regime says where it says nothing, and with the batch that a law gives."""
     if not isinstance(values, Mapping):
         return values
-    filled = _filled(values, REGIMES.get(values.get("regime"), ()))  # type: ignore[call-overload]  # whatever stands there
+    filled = _filled(values, _of(REGIMES, values))
     if filled.get("batch_tokens", "auto" if filled.get("regime") else None) == "auto":
         filled["batch_tokens"] = batch_by_law(filled)
     return filled
@@ -118,9 +118,15 @@ def fill_initialize(values: Any) -> Any:
         return values
     model = start.get("model")
     own_family = not isinstance(model, Mapping) or set(FAMILY) & set(model)
-    told = MODEL.get(train.get("regime"), ())  # type: ignore[call-overload]
+    told = _of(MODEL, train)
     told = tuple(one for one in told if not (one.setting.startswith("model.") and own_family))
     return {**values, "initialize": _filled(start, told)} if told else values
+
+
+def _of(known: Mapping[Any, tuple[Told, ...]], train: Mapping[str, Any]) -> tuple[Told, ...]:
+    """What the regime of a section `train` says, whatever may stand there."""
+    regime = train.get("regime")
+    return known.get(regime, ()) if isinstance(regime, str) else ()
 
 
 def _filled(values: Mapping[str, Any], defaults: tuple[Told, ...]) -> dict[str, Any]:
@@ -153,8 +159,8 @@ def batch_by_law(values: Mapping[str, Any]) -> int:
         best = (0.58 * parse_count(steps) ** 0.571) ** (1 / (1 - 0.571))
     else:
         best = step_law_batch(parse_count(tokens))
-    length = parse_count(length)
-    return length * 2 ** max(round(math.log2(best / length)), 0)
+    length = max(parse_count(length), 1)
+    return length * 2 ** round(math.log2(max(best, length) / length))
 
 
 def resolve(train: Train, config: ModelConfig) -> tuple[Train, tuple[Told, ...]]:
