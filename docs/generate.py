@@ -124,6 +124,7 @@ def commands_page() -> str:
         "report",
         "export",
         "index",
+        "serve",
         "trace",
         "memorization",
         "list",

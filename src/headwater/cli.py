@@ -20,7 +20,7 @@ from rich.table import Table
 
 from headwater import __version__
 from headwater.core import hardware, log
-from headwater.core.errors import HeadwaterError, InputError, Stopped
+from headwater.core.errors import HeadwaterError, InputError, MissingExtraError, Stopped
 from headwater.core.store import storage_error
 from headwater.core.units import format_bytes
 
@@ -638,6 +638,45 @@ def compare(
         return
     print_comparison(found)
     print(f"\n{output / 'comparison.html'}")
+
+
+@app.command
+def serve(
+    model: Annotated[
+        tuple[str, ...],
+        Parameter(help="Models, as for compare; none: runs, scores and documents alone."),
+    ] = (),
+    /,
+    *,
+    host: Annotated[
+        str, Parameter(help="Address to listen at; others than this machine's own let anybody in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port to listen at; 0 takes a free one.")] = 7878,
+    votes: Annotated[Path, Parameter(help="File that blind votes are appended to.")] = Path("arena/votes.jsonl"),
+    trace: Annotated[
+        str | None, Parameter(help="Run in whose training documents texts are looked up; default: each model's own.")
+    ] = None,
+    max_tokens: Annotated[int, Parameter(help="The most tokens that one text may have.")] = 512,
+    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+) -> None:
+    """Serve a local web page: models side by side, blind votes, where texts come from, runs, scores, documents."""
+    from importlib.util import find_spec
+
+    from headwater.core.stage import door
+
+    if find_spec("starlette") is None or find_spec("uvicorn") is None:
+        raise MissingExtraError("starlette and uvicorn are not installed", hint="pip install 'headwater[serve]'")
+    door("headwater.serve:serve")(
+        model,
+        hardware.Machine(device=device),
+        host=host,
+        port=port,
+        votes=votes,
+        trace=trace,
+        max_tokens=max_tokens,
+        dtype=precision,
+    )
 
 
 @app.command

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +82,8 @@ class Comparing:
     """[cases][models]"""
     means: str = ""
     """What held generated code back when it was run."""
+    warn: Callable[[str], None] = logger.warning
+    """Told which prompts are too long for which model."""
 
     def pieces(self) -> Iterator[Piece]:
         """All models continue one case after the other, a token each in turns; a piece without text ends a case."""
@@ -142,7 +144,7 @@ class Comparing:
         }
 
     def _warning(self, place: int):  # noqa: ANN202  (a function of a string)
-        return lambda text: logger.warning("%s: %s", self.labels[place], text)
+        return lambda text: self.warn(f"{self.labels[place]}: {text}")
 
     def _references(self, opened: Opened) -> list[Reference | None]:
         """How likely a model finds each case's reference."""
