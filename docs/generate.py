@@ -115,22 +115,7 @@ def _type_text(annotation: Any) -> str:
 def commands_page() -> str:
     """The help text of every command."""
     lines = [GENERATED, "# Commands", ""]
-    for name in (
-        "new",
-        "check",
-        "show",
-        "plan",
-        "run",
-        "report",
-        "export",
-        "index",
-        "serve",
-        "trace",
-        "memorization",
-        "list",
-        "doctor",
-        "speed",
-    ):
+    for name in sorted(name for name in app if not name.startswith("-")):
         with redirect_stdout(io.StringIO()) as text:
             app([name, "--help"], exit_on_error=False, console=_plain_console(text))
         lines += [

@@ -19,7 +19,12 @@ from headwater.evaluation.paired import compare_tasks, sentence
 
 
 def write_results(
-    folder: Path, tasks: dict[str, np.ndarray], *, metric: str = "acc", sizes: np.ndarray | None = None
+    folder: Path,
+    tasks: dict[str, np.ndarray],
+    *,
+    metric: str = "acc",
+    sizes: np.ndarray | None = None,
+    clusters: list[str] | None = None,
 ) -> Path:
     """Results of tasks as benchmark.py writes them: marks, or nats of texts of `sizes` bytes."""
     (folder / "items").mkdir(parents=True)
@@ -27,8 +32,8 @@ def write_results(
     for name, values in tasks.items():
         count = len(values)
         columns = {
-            "item": np.arange(count, dtype=np.int32),
             "subtask": [""] * count,
+            "cluster": clusters or [""] * count,
             "hash": [f"h{n}" for n in range(count)],
             "correct": values,
             "nats": values,
@@ -70,6 +75,16 @@ def test_fewer_bits_are_better(tmp_path: Path) -> None:
     assert found.second == pytest.approx(0.95 * found.first)
     assert found.difference.difference == pytest.approx(0.05 * found.first)
     assert found.verdict == "better"
+
+
+def test_items_that_belong_together_count_as_one(tmp_path: Path) -> None:
+    groups = [f"passage {n // 20}" for n in range(60)]
+    one = write_results(tmp_path / "a", {"t": marks(0, 60)}, clusters=groups)
+    other = write_results(tmp_path / "b", {"t": marks(20, 60)}, clusters=groups)
+    (found,) = compare_tasks(one, other, ["t"])
+    assert found.difference.difference == pytest.approx(1 / 3)
+    assert found.p == 1.0, "one passage of three, of which either sign is as likely"
+    assert found.difference.standard_error == pytest.approx(1 / 3)
 
 
 def test_only_clean_items_count_where_asked(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ SCHEMA = pa.schema(
     [
         ("item", pa.int32()),
         ("subtask", pa.string()),
+        ("cluster", pa.string()),
         ("hash", pa.string()),
         ("prompt", pa.string()),
         ("choices", pa.list_(pa.string())),
@@ -235,6 +236,7 @@ def _as_table(
         {
             "item": begin + number,
             "subtask": item.subtask,
+            "cluster": item.cluster,
             "hash": item.hash,
             "prompt": item.prompt,
             "choices": item.choices,

@@ -19,7 +19,7 @@ from headwater.evaluation.statistics import Paired, holm, mcnemar, paired, sign_
 
 ALPHA = 0.05
 """Chance of one false alarm or more among all tasks of a pair of models."""
-COLUMNS = ["item", "subtask", "hash", "correct", "nats", "bytes", "words"]
+COLUMNS = ["subtask", "cluster", "hash", "correct", "nats", "bytes", "words"]
 
 
 class Marks(NamedTuple):
@@ -67,15 +67,14 @@ def read_marks(folder: Path, task: str) -> Marks:
     if not path.is_file():
         raise InputError(f"has no results of {task}", place=str(folder), hint="run the task first")
     metric = read_json(folder / "tasks.json")["tasks"][task]["metric"]
-    known = pq.read_schema(path).names
-    table = pq.read_table(path, columns=[*COLUMNS, *(["cluster"] if "cluster" in known else [])])
+    table = pq.read_table(path, columns=COLUMNS)
     ones = np.ones(len(table))
     if metric in LOWER_IS_BETTER:
         values, sizes = _numbers(table, "nats"), _numbers(table, "bytes" if metric == "bits_per_byte" else "words")
     else:
         values, sizes = _numbers(table, "correct"), ones
-    clusters = table.column("cluster").to_pylist() if "cluster" in table.column_names else None
-    of = [name or str(n) for n, name in enumerate(clusters)] if clusters and any(clusters) else None
+    clusters = table.column("cluster").to_pylist()
+    of = [name or str(n) for n, name in enumerate(clusters)] if any(clusters) else None
     hashes = [
         f"{sub}/{digest}"
         for sub, digest in zip(*(table.column(c).to_pylist() for c in ("subtask", "hash")), strict=True)
