@@ -17,7 +17,7 @@ from headwater.advice.cost import Cost, Job
 from headwater.advice.market import SHIPPED, market, write_prices
 from headwater.advice.memory import Layout, training
 from headwater.advice.statement import statement
-from headwater.advice.utilization import expected
+from headwater.advice.utilization import expected, measured
 from headwater.cli import main
 from headwater.core.errors import HeadwaterError, InputError, RecipeError
 
@@ -135,6 +135,7 @@ def test_the_statement_says_everything() -> None:
         (Claims(co2_tonnes=28.38, gpu_hours=184_320), "wrong", "left out"),
         (Claims(co2_tonnes=0.03122, gpu_hours=184_320), "wrong", "a unit slipped"),
         (Claims(kwh=81_100, gpu_hours=184_320), "agrees", "kWh"),
+        (Claims(co2_tonnes=38_480, gpu_hours=184_320), "wrong", "a unit slipped"),
     ],
 )
 def test_claims(claims: Claims, verdict: str, words: str) -> None:
@@ -198,6 +199,17 @@ SEVEN = ("--model", "llama-2-7b")
         (("--model", "absent.json", "--tokens", "2T"), "absent.json: is not there"),
         ((*SEVEN, "--tokens", "2T", "--claimed-mfu", "high"), "--claimed-mfu: takes a number"),
         ((*SEVEN, "--tokens", "2T", "--claimed-flops", "9e22 FLOP/s"), "--claimed-flops: takes FLOPs"),
+        ((*SEVEN, "--tokens", "2T", "--claimed-days", "-3"), "--claimed-days: must be above zero"),
+        ((*SEVEN, "--tokens", "2T", "--claimed-mfu", "nan"), "--claimed-mfu: takes a number"),
+        ((*SEVEN, "--tokens", "2T", "--watts", "0.4"), "--watts: 0.4 W is no GPU"),
+        ((*SEVEN, "--tokens", "2T", "--grid", "0.385"), "0.385 g CO2e for a kWh is no grid"),
+        (("--parameters", "7", "--tokens", "2T"), "--parameters: 7 cannot be meant: is a unit missing?"),
+        ((*SEVEN, "--tokens", "2"), "--tokens: 2 cannot be meant"),
+        ((*SEVEN, "--tokens", "2T", "--tensor-parallel", "3"), "cannot share the model as asked"),
+        ((*SEVEN, "--tokens", "2T", "--sharding", "weights", "--count", "1"), "cannot share the model as asked"),
+        ((*SEVEN, "--tokens", "2T", "--sharding", "none", "--count", "8"), "DDP + recompute needs 104 GiB"),
+        ((*SEVEN, "--tokens", "2T", "--micro-batch", "1000", "--count", "8"), "1,000 rows of 4,096 tokens"),
+        ((*SEVEN, "--tokens", "2T", "--micro-batch", "1000", "--count", "8", "--gpu", "a100"), "works is 32 x a100"),
     ],
 )
 def test_mistakes_are_one_clear_line(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
@@ -235,6 +247,45 @@ def test_prices_are_the_user_s_to_change(tmp_path: Path, capsys: pytest.CaptureF
     path.write_text(text.replace("watts: 400", "wats: 400", 1))
     with pytest.raises(HeadwaterError, match="did you mean 'watts'"):
         market(path)
+
+
+def test_claims_need_not_be_whole_numbers() -> None:
+    said = asking.claims(days=7.5, gpu_hours="12.6", tokens_per_second="3.05M", kwh="81.1K", parameters="7B")
+    assert (said.days, said.gpu_hours, said.tokens_per_second, said.kwh) == (7.5, 12.6, 3.05e6, 81_100)
+
+
+def test_best_tokens_may_be_those_of_a_size() -> None:
+    said = check(job(), Claims(optimal_tokens=134e9))
+    assert (said[0].verdict, "for 6.74B parameters by" in said[0].text) == ("agrees", True)
+
+
+def test_the_fewest_gpus_are_for_what_is_asked() -> None:
+    assert Cost(Job(1e10, named("gpt2"), "h100", sharding="weights")).gpus == 2
+    few, many = (Cost(Job(1e12, LLAMA, "h100", micro_batch=rows)) for rows in (1, 64))
+    assert few.gpus < many.gpus
+    assert many.way is not None
+    assert many.way.fits
+
+
+def test_tiny_models_use_little_of_any_gpu() -> None:
+    for name in ("h100-80gb", "rtx-4090", "mi300x"):
+        like = market().accelerator(name).like
+        assert expected(like, 1e6, 256, 1, "bf16").mfu.likely < 0.15 < expected(like, 1e9, 2048, 8, "bf16").mfu.likely
+
+
+def test_tpus_go_by_the_runs_on_tpus_and_few_runs_by_a_band() -> None:
+    found = expected(market().accelerator("tpu-v5p").like, 5e11, 2048, 6144, "bf16", recompute=True)
+    assert "PaLM" in found.source
+    assert found.mfu.low >= found.mfu.likely > found.mfu.high
+    known = {gpu.like for gpu in market().accelerators.values()}
+    assert {row.gpu for row in measured()} <= known
+
+
+def test_a_loss_above_guessing_is_not_printed() -> None:
+    text = statement(Cost(Job(2e6, named("llama-1m"), "h100", 1, fits_anyhow=True)))
+    assert "guessing among all tokens" in text
+    assert "15." not in next(line for line in text.splitlines() if "Besiroglu" in line)
+    assert "guessing" not in statement(job())
 
 
 def test_every_accelerator_and_grid_is_sound() -> None:

@@ -48,6 +48,13 @@ def test_another_optimizer_than_the_regimes_keeps_its_own_defaults():
     )
 
 
+@pytest.mark.parametrize(("steps", "warned"), [(500, True), (100_000, False)])
+def test_a_warm_up_that_takes_most_of_the_run_is_told(steps, warned):
+    train = Train(regime="production", steps=steps, batch_tokens=2048, sequence_length=128)
+    settings = [one.setting for one in tell(train, None)]
+    assert ("!! schedule.warmup_steps" in settings) == warned
+
+
 def test_without_a_regime_nothing_is_filled_in_or_said():
     train = Train.model_validate(SMALL | {"batch_tokens": 2048})
     assert train.regime is None

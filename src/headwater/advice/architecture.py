@@ -7,7 +7,6 @@ train: experts, latent attention, windows, learned positions, biases here and th
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -383,16 +382,3 @@ def summary(architecture: Architecture) -> str:
 def tokens_of_context(architecture: Architecture, sequence_length: int | None) -> int:
     """Tokens of a row: as asked, else the context of the model."""
     return sequence_length or min(architecture.context_length, 1 << 20)
-
-
-def embedding_share(architecture: Architecture) -> float:
-    """Share of the parameters that are the embedding and an untied head."""
-    copies = 1 if architecture.tie_embeddings else 2
-    return copies * architecture.vocab_size * architecture.hidden_size / architecture.parameters()
-
-
-def largest_unit(architecture: Architecture) -> int:
-    """Parameters of the largest thing that FSDP gathers at once: a block, or embedding and head."""
-    blocks = max(architecture.block_matrices(layer, active=False) for layer in range(architecture.num_layers))
-    vocabulary = architecture.vocab_size * architecture.hidden_size
-    return max(blocks, vocabulary) if math.isfinite(blocks) else vocabulary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,11 @@ from headwater.advice.cost import Cost, Job
 from headwater.advice.market import Market
 from headwater.core.errors import InputError
 from headwater.core.units import parse_count, parse_flops
+
+LEAST = 1000
+"""Fewer parameters or tokens are a number whose unit was forgotten. Our choice."""
+LEAST_GRAMS = 2.0
+"""Less CO2 equivalent for a kWh are kg. Our choice: the cleanest grids have about 20 g."""
 
 
 def job(
@@ -54,7 +60,18 @@ def job(
             **settings,
         )
     )
-    _ = asked.way, asked.peak, market.grid(asked.job.grid)  # what cannot be is said before anything is printed
+    for place, value, hint in (
+        ("--parameters", parameters and asked.parameters, "7B"),
+        ("--tokens", asked.job.tokens, "2T"),
+    ):
+        if value and value < LEAST:
+            raise InputError(
+                f"{value:g} cannot be meant: is a unit missing?", place=place, hint=f"such as {place} {hint}"
+            )
+    _ = asked.way, asked.peak  # what cannot be is said before anything is printed
+    if 0 < market.grid(asked.job.grid) < LEAST_GRAMS:
+        hint = "wind is about 11 g; kg for a kWh are a thousand times that"
+        raise InputError(f"{asked.job.grid} g CO2e for a kWh is no grid", place="--grid", hint=hint)
     return asked
 
 
@@ -64,11 +81,14 @@ def claims(**said: Any) -> Claims:
     Raises:
         InputError: a number cannot be read.
     """
-    readers: dict[str, Callable[[str], float]] = {"mfu": parse_share, "flops": parse_flops, "usd": parse_usd}
+    readers: dict[str, Callable[[Any], float]] = {
+        "mfu": parse_share, "flops": parse_flops, "usd": parse_usd, "days": _plain, "co2_tonnes": _plain,
+        "gpu_hours": parse_amount, "tokens_per_second": parse_amount, "kwh": parse_amount,
+    }  # fmt: skip
     values = {}
     for name, text in said.items():
         place = "--claimed-" + name.removesuffix("_tonnes").replace("_", "-")
-        values[name] = _maybe(place, text, readers.get(name, parse_count if name != "co2_tonnes" else _plain))
+        values[name] = _maybe(place, text, readers.get(name, parse_count))
     return Claims(**values)
 
 
@@ -113,12 +133,25 @@ def parse_usd(text: str) -> float:
     bare = text.strip().lower().removeprefix("$").removesuffix("usd").strip()
     if bare.removesuffix("eur") != bare or "€" in bare:
         raise ValueError(f"expected US dollars such as 2.5 or $100K, got '{text}'")
+    return parse_amount(bare)
+
+
+def parse_amount(text: Any) -> float:
+    """Read an amount that need not be whole, as 12.6, "184K" or "3.3M".
+
+    >>> parse_amount("12.6"), parse_amount("184K")
+    (12.6, 184000.0)
+    """
+    bare = str(text).strip().lower()
     factor = {"k": 1e3, "m": 1e6, "b": 1e9}.get(bare[-1:], 1.0)
     return _plain(bare[:-1] if factor > 1 else bare) * factor
 
 
 def _plain(text: Any) -> float:
     try:
-        return float(str(text).replace(",", "").replace("_", ""))
+        value = float(str(text).replace(",", "").replace("_", ""))
     except ValueError:
-        raise ValueError(f"expected a number, got '{text}'") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"expected a number, got '{text}'")
+    return value

@@ -209,9 +209,10 @@ def _amount(unit: str, said: float | None, computed: float, pue: float, how: str
     if abs(ratio - 1) < CLOSE:
         yield Finding("agrees", text)
         return
-    slips = {"the PUE is counted twice": pue, "the PUE is left out": 1 / pue, "a thousandth: a unit slipped": 1e-3,
-             "a thousand times as much: a unit slipped": 1e3}  # fmt: skip
+    slips = {"the PUE is counted twice": pue, "the PUE is left out": 1 / pue}
     slip = next((f"; it looks as if {name}" for name, x in slips.items() if abs(ratio / x - 1) < CLOSE / 2), "")
+    if 0.6 < ratio * 1e3 < 1.6 or 0.6 < ratio / 1e3 < 1.6:  # grid and PUE are guesses, a thousand is none
+        slip = f"; it looks as if a unit slipped: a thousand{'th' if ratio < 1 else ' times as much'}"
     yield Finding("wrong" if slip or not 0.5 < ratio < 2 else "odd", f"{text} ({ratio:.3g} times){slip}")
 
 
@@ -224,8 +225,21 @@ def _law(cost: Cost, claims: Claims) -> Iterator[Finding]:
     known |= {"Llama 3": laws.llama3_tokens(flops), "Llama 3, exponent as printed (0.53)": 0.29 * flops**0.53}
     name, value = min(known.items(), key=lambda pair: abs(math.log(said / pair[1])))
     text = f"{format_count(said)} tokens are the optimum of {flops:.3g} FLOPs by {name} ({format_count(value)})"
+    sized = {law.name: law.optimal_tokens(cost.parameters) for law in laws.LOSS_LAWS.values()}
+    sized |= {"the rule of 20 for each": laws.TOKENS_PER_PARAMETER * cost.parameters}
+    alike, best = min(sized.items(), key=lambda pair: abs(math.log(said / pair[1])))
     if abs(said / value - 1) > 2 * CLOSE:
-        yield Finding("odd", f"{format_count(said)} tokens are no law's optimum of {flops:.3g} FLOPs; nearest: {text}")
+        size = f"for {format_count(cost.parameters)} parameters"
+        if abs(said / best - 1) <= 2 * CLOSE:
+            text = f"{format_count(said)} tokens are the best {size} by {alike} ({format_count(best)})"
+            yield Finding(
+                "agrees", f"{text}; for the {flops:.3g} FLOPs of this run the nearest is {name}'s {format_count(value)}"
+            )
+            return
+        nearest = f"{format_count(value)}, by {name}; {size} {format_count(best)}, by {alike}"
+        yield Finding(
+            "odd", f"{format_count(said)} tokens are no law's optimum; nearest for {flops:.3g} FLOPs: {nearest}"
+        )
     elif "printed" in name:
         better = known["Llama 3"] if name.startswith("Llama") else known[laws.LOSS_LAWS["hoffmann"].name]
         yield Finding("wrong", f"{text}: constants rounded in print; not rounded they give {format_count(better)}")

@@ -14,7 +14,7 @@ from headwater.advice import memory
 from headwater.advice.architecture import ALL, Architecture, Trainable
 from headwater.advice.market import Accelerator, Market, Precision, Range, market
 from headwater.advice.utilization import Software, Utilization, expected
-from headwater.core.errors import InputError
+from headwater.core.errors import InputError, MismatchError
 from headwater.core.units import format_count
 from headwater.model import laws
 from headwater.model.memory import Sharding
@@ -39,7 +39,6 @@ class Job:
         gpus: how many; None for the fewest on which it fits.
         parameters: where there is no shape.
         sequence_length: tokens of a row; None for the model's context.
-        batch_tokens: tokens of a step, where known.
         precision: number format of the products.
         mfu: share of the peak over the whole run, where it is known; else the published runs tell.
         mfu_source: who says so.
@@ -66,7 +65,6 @@ class Job:
     gpus: int | None = None
     parameters: float = 0
     sequence_length: int | None = None
-    batch_tokens: float | None = None
     precision: Precision = "bf16"
     mfu: float | None = None
     mfu_source: str = "as given, of the whole run"
@@ -95,8 +93,8 @@ class Job:
         above = {
             "--tokens": self.tokens, "--count": self.gpus, "--mfu": self.mfu, "--goodput": self.goodput,
             "--price": self.usd_per_hour, "--watts": self.watts, "--sequence-length": self.sequence_length,
-            "--batch-tokens": self.batch_tokens, "--unique-tokens": self.unique_tokens,
-            "--tensor-parallel": self.tensor_parallel, "--micro-batch": self.micro_batch,
+            "--unique-tokens": self.unique_tokens, "--tensor-parallel": self.tensor_parallel,
+            "--micro-batch": self.micro_batch,
         }  # fmt: skip
         for name, value in above.items():
             if value is not None and not value > 0:
@@ -110,6 +108,9 @@ class Job:
             if value is not None and value > 1:
                 hint = f"{value:g} % is {value / 100:g}" if value <= 100 else "give 0.4 or 40%"
                 raise InputError(f"is a share of 1, not {value:g}", place=name, hint=hint)
+        if self.watts is not None and self.watts < 1:
+            hint = "watts, as 700; kW are a thousand of them"
+            raise InputError(f"{self.watts:g} W is no GPU", place="--watts", hint=hint)
         if self.pue is not None and not 1 <= self.pue <= 5:
             raise InputError(f"{self.pue:g} cannot be: it is 1 or more", place="--pue", hint="1.1 to 1.6 are usual")
         if self.unique_tokens is not None and self.unique_tokens > self.tokens:
@@ -180,8 +181,14 @@ class Cost:
         """Ways to spread the model over the GPUs, and which fit; none without a shape."""
         if self.model is None:
             return ()
-        base = memory.Layout(self.gpus, micro_batch=self.job.micro_batch, eager=self.job.software == "eager")
-        return memory.choices(self.model, self.gpu, self.gpus, self.sequence_length, base, self.job.activation_bytes)
+        return memory.choices(
+            self.model, self.gpu, self.gpus, self.sequence_length, self._base, self.job.activation_bytes
+        )
+
+    @property
+    def _base(self) -> memory.Layout:
+        """What every way has in common."""
+        return memory.Layout(1, micro_batch=self.job.micro_batch, eager=self.job.software == "eager")
 
     @cached_property
     def way(self) -> memory.Choice | None:
@@ -197,7 +204,13 @@ class Cost:
             return found
         if self.job.fits_anyhow:
             return min(asked, key=lambda way: way.memory.total, default=None)
-        raise memory.refuse(self.model, self.job.market, self.job.gpu, self.gpus, self.sequence_length)
+        raise self._refuse(self.model, self.gpus)
+
+    def _refuse(self, model: Architecture, gpus: int) -> MismatchError:
+        job = self.job
+        return memory.refuse(
+            model, job.market, job.gpu, gpus, self.sequence_length, self._base, job.activation_bytes, self._asked
+        )
 
     def _asked(self, layout: memory.Layout) -> bool:
         job = self.job
@@ -212,9 +225,12 @@ class Cost:
         """How many GPUs: as asked, else whole machines on which the model fits."""
         if self.job.gpus is not None or self.model is None:
             return self.job.gpus or self.gpu.per_node
-        least = memory.smallest(self.model, self.gpu, self.sequence_length)
+        least = memory.smallest(
+            self.model, self.gpu, self.sequence_length, base=self._base, measured=self.job.activation_bytes,
+            asked=self._asked,
+        )  # fmt: skip
         if least is None:
-            raise memory.refuse(self.model, self.job.market, self.job.gpu, 1, self.sequence_length)
+            raise self._refuse(self.model, 1)
         return least
 
     # ----------------------------------------------------------------------------------------------------- time

@@ -41,6 +41,11 @@ class Delivery:
         """All phases together."""
         return together(list(self.plans.values()))
 
+    @property
+    def unique_tokens(self) -> int:
+        """How many of the tokens are different: a source that is asked for less than it has repeats none."""
+        return sum(min(source.available_tokens, source.requested_tokens) for source in self.plan.sources)
+
     def rows(self) -> list[dict[str, Any]]:
         """One row per phase and source, then one per source for all phases; for a table or as JSON."""
         phases = self.plans if len(self.plans) == 1 else {**self.plans, "all phases": self.plan}

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from headwater.advice.cost import CHECKPOINT_BYTES
 from headwater.advice.market import Accelerator, market
+from headwater.advice.memory import CHUNK_BYTES
 from headwater.model.presets import PRESETS
 from headwater.model.shape import ModelConfig
 
@@ -92,7 +94,7 @@ class LargeRun:
             "two blocks gathered in bf16, one's gradient in fp32": 2 * 2 * block + 4 * block,
             "embedding and head gathered in fp32, with gradients": 2 * 4 * vocabulary,
             "activations": kept + inside if self.checkpoint_every_layer else inside * model.num_layers,
-            "a chunk of logits and its gradient": 2 * 4 * LOGITS,
+            "a chunk of logits and its gradient": CHUNK_BYTES,
         }
 
     # network, of one GPU in one step
@@ -127,7 +129,7 @@ class LargeRun:
     @property
     def checkpoint_bytes(self) -> float:
         """fp32 weights and two moments."""
-        return 12.0 * self.model.parameters()
+        return float(CHECKPOINT_BYTES * self.model.parameters())
 
     @property
     def pause_seconds(self) -> float:
@@ -173,8 +175,6 @@ class LargeRun:
 ACTIVATION_BYTES = 46
 """Bytes of activations that a block keeps for its backward pass, per token and number of the hidden size, in bf16. Source:
 46 to 53 counted on Llama blocks of transformers with SDPA; Korthikanti et al. 2022 (arXiv:2205.05198) have 34 for GPT-2's."""
-LOGITS = 1 << 22
-"""Logits that exist at a time (`headwater.model.transformer.CHUNK_LOGITS`)."""
 
 LLAMA_7B, LLAMA_70B = PRESETS["llama2-7b"].config(), PRESETS["llama3-70b"].config()
 RUNS = (

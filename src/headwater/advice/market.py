@@ -119,10 +119,6 @@ class Market(Config):
         hint = f"one of {', '.join(self.accelerators)}; --write-prices makes a file to add it to"
         raise InputError(f"no GPU '{name}' is known{nearest(wanted, self.accelerators)}", place="--gpu", hint=hint)
 
-    def name_of(self, accelerator: Accelerator) -> str:
-        """The name of an accelerator."""
-        return next(name for name, known in self.accelerators.items() if known is accelerator)
-
     def grid(self, name: str) -> float:
         """Carbon intensity [g CO2e per kWh] of a grid with a name, or the number itself.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -206,34 +206,56 @@ def preferred(ways: tuple[Choice, ...]) -> Choice | None:
     return next((way for way in ways if way.fits), None)
 
 
-def smallest(model: Architecture, gpu: Accelerator, sequence_length: int, most: int = 1 << 17) -> int | None:
-    """The fewest GPUs of a kind on which a model can be trained; None where no number of them suffices."""
+def _any(layout: Layout) -> bool:  # noqa: ARG001
+    return True
+
+
+def smallest(
+    model: Architecture, gpu: Accelerator, sequence_length: int, most: int = 1 << 17, *, base: Layout | None = None,
+    measured: float | None = None, asked: Callable[[Layout], bool] = _any,
+) -> int | None:  # fmt: skip
+    """The fewest GPUs of a kind on which a model can be trained as asked; None where no number of them suffices."""
     gpus = 1
     while gpus <= most:
-        if preferred(choices(model, gpu, gpus, sequence_length)):
+        ways = choices(model, gpu, gpus, sequence_length, base, measured)
+        if preferred(tuple(way for way in ways if asked(way.layout))):
             return gpus
         gpus *= 2
     return None
 
 
-def refuse(model: Architecture, market: Market, name: str, gpus: int, sequence_length: int) -> MismatchError:
+def refuse(
+    model: Architecture, market: Market, name: str, gpus: int, sequence_length: int, base: Layout | None = None,
+    measured: float | None = None, asked: Callable[[Layout], bool] = _any,
+) -> MismatchError:  # fmt: skip
     """The error for a model that does not fit: how much is missing, and the smallest machines that would do."""
-    gpu = market.accelerator(name)
-    least = min(choices(model, gpu, gpus, sequence_length), key=lambda way: way.memory.total)
-    enough = smallest(model, gpu, sequence_length)
+    gpu, base = market.accelerator(name), base or Layout(gpus)
+    every = choices(model, gpu, gpus, sequence_length, base, measured)
+    ways = [way for way in every if asked(way.layout)]
+    place = f"{gpus:,} x {name}"
+    if not ways:
+        hint = f"--tensor-parallel 2, 4 or 8, if it divides {model.num_heads} heads; --sharding for two copies or more"
+        return MismatchError("cannot share the model as asked", place=place, hint=hint)
+    least = min(ways, key=lambda way: way.memory.total)
+    if unasked := preferred(every):
+        hint = f"leave out how it is shared: {unasked.layout} fits; or take fewer rows, or more GPUs"
+        need = f"{format_bytes(least.memory.total)}, and there are {format_bytes(gpu.memory_bytes)}"
+        return MismatchError(f"the model does not fit as asked: {least.layout} needs {need}", place=place, hint=hint)
+    enough = smallest(model, gpu, sequence_length, base=base, measured=measured, asked=asked)
     same = f"{enough:,} x {name}" if enough else f"no number of {name}"
     others = []
     for other, accelerator in market.accelerators.items():
-        count = smallest(model, accelerator, sequence_length, most=8)
+        count = smallest(model, accelerator, sequence_length, 8, base=base, measured=measured, asked=asked)
         if count:
             others.append((count * accelerator.usd_per_hour.likely, f"{count} x {other}"))
     cheapest = f"; the cheapest machine of up to 8 GPUs is {min(others)[1]}" if others else ""
+    rows = "one row" if base.micro_batch == 1 else f"{base.micro_batch:,} rows"
     problem = (
-        f"the model fits no way: at least {format_bytes(least.memory.total)} are needed on each GPU ({least.layout}, one "
-        f"row of {sequence_length:,} tokens), and there are {format_bytes(gpu.memory_bytes)}"
+        f"the model fits no way: at least {format_bytes(least.memory.total)} are needed on each GPU ({least.layout}, "
+        f"{rows} of {sequence_length:,} tokens), and there are {format_bytes(gpu.memory_bytes)}"
     )
     hint = f"the smallest number that works is {same}{cheapest}" if enough else f"{same} works{cheapest}"
-    return MismatchError(problem, place=f"{gpus:,} x {name}", hint=hint)
+    return MismatchError(problem, place=place, hint=hint)
 
 
 # ------------------------------------------------------------------------------------------------ serving

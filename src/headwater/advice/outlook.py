@@ -106,14 +106,12 @@ def outlook(
     tokens = float(settings.planned_tokens or max(pace.budget_tokens(settings, model), settings.batch_tokens))
     unique = None
     if taken:
-        available = sum(source.available_tokens for source in taken.plan.sources if source.weight)
-        unique = min(float(available), tokens) or None
+        unique = min(float(taken.unique_tokens), tokens) or None
     known = market(prices)
     activations = read_activations(store, model)
     shared = {
         "sequence_length": settings.sequence_length,
         "unique_tokens": unique,
-        "batch_tokens": settings.batch_tokens,
     }
     shared |= {"activation_bytes": activations}
     shape = of(model)
@@ -140,9 +138,12 @@ def _here(
         usd_per_hour=Range(price, price, price), reached=1.0, per_node=1, node_gb_per_second=10,
         network_gb_per_second=1, reserved_bytes=0.4e9,
     )  # fmt: skip
-    words = {"trial": "a trial of some steps here", "measured speed": "the training before", "typical speed": "a guess"}
+    words = {
+        "trial": "of a trial of some steps here", "measured speed": "of the training before",
+        "typical speed": "a guess, typical of two cores; headwater plan --measure tells",
+    }  # fmt: skip
     return {
-        "tokens": tokens, "gpu": HERE, "gpus": 1, "mfu": min(use, 1.0), "mfu_source": f"of {words[pace.basis]}",
+        "tokens": tokens, "gpu": HERE, "gpus": 1, "mfu": min(use, 1.0), "mfu_source": words[pace.basis],
         "usd_per_hour": None, "pue": 1.0, "grid": str(machine.carbon_grams_per_kwh),
         "micro_batch": settings.micro_batch, "software": "eager",
         "market": known.model_copy(update={"accelerators": {**known.accelerators, HERE: here}}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from headwater.advice.architecture import summary
@@ -97,7 +98,7 @@ def _run(cost: Cost) -> str:
     rows.append(_scaled("GPU-", cost.gpu_hours, HOURS, f"the final run; {cost.gpus:,} x {job.gpu}"))
     if any(share < 1 for share in cost.goodput):
         rows.append(_row("  goodput [%]", gone, "{:.0f}".format, "share of the time that makes progress"))
-        rows.append(_row("  lost", cost.lost_hours, _small, "GPU-hours of restarts, work done again, checkpoints"))
+        rows.append(_scaled("  lost, GPU-", cost.lost_hours, HOURS, "restarts, work done again, checkpoints"))
     rows.append(_scaled("", cost.days, DAYS, "from the first step to the last"))
     watts = job.watts if job.watts is not None else cost.gpu.watts
     rows.append(_scaled("", cost.kwh, (("kWh", 1), ("Wh", 1e3)), f"{watts:,.4g} W each, x PUE"))
@@ -118,31 +119,38 @@ def _money(cost: Cost) -> list[tuple[str, ...]]:
     price = f"{cost.price.likely:g} USD" if cost.job.usd_per_hour else f"{_three(cost.price, '{:g}'.format)} USD"
     factors = _three(cost.job.market.development, "{:g}".format)
     return [
-        _row("USD", cost.usd, _small, f"the final run, at {price} a GPU-hour (prices of {date})"),
-        _row("  evaluation", cost.evaluation_usd, _small, "of checkpoints, beside the run"),
-        _row("  storage", cost.storage_usd, _small, "for the time of the run and a month more"),
-        _row("  project", cost.project_usd, _small, f"with what is tried before and beside it: x {factors}"),
+        _row("USD", cost.usd, _dollars, f"the final run, at {price} a GPU-hour (prices of {date})"),
+        _row("  evaluation", cost.evaluation_usd, _dollars, "of checkpoints, beside the run"),
+        _row("  storage", cost.storage_usd, _dollars, "for the time of the run and a month more"),
+        _row("  project", cost.project_usd, _dollars, f"with what is tried before and beside it: x {factors}"),
     ]
 
 
 def _laws(cost: Cost) -> str:
     tokens = cost.job.tokens
+    guess = math.log(cost.model.vocab_size) if cost.model else math.inf
     rows: list[tuple[str, ...]] = [("law", "best tokens", "yours / best", "loss", "")]
     for row in cost.laws:
         best = format_count(row["tokens"])
-        rows.append((row["law"], best, f"{row['ratio']:.3g}", f"{row['loss']:.3f}", row["source"]))
+        loss = "-" if row["loss"] > guess else f"{row['loss']:.3f}"
+        rows.append((row["law"], best, f"{row['ratio']:.3g}", loss, row["source"]))
     lines = [
         f"{format_count(tokens)} tokens are {tokens / cost.parameters:.3g} for each of {format_count(cost.parameters)} parameters "
         "(embeddings included); best for the compute, by law:",
         *_columns(rows, text=(0, 4)),
     ]
+    if any(row["loss"] > guess for row in cost.laws):
+        lines.append(
+            f"!! where the loss is '-' the law gives more than the {guess:.3f} of guessing among all tokens: a model so "
+            "small, trained so briefly, is outside of what it was fitted on"
+        )
     printed, exact = cost.laws[2]["tokens"], cost.laws[1]["tokens"]
     if abs(printed / exact - 1) > 0.2:
         lines.append(
             f"!! Hoffmann's constants as printed are rounded: they ask for {format_count(printed)} tokens, unrounded for "
             f"{format_count(exact)}; neither is the 20 for a parameter of the same paper"
         )
-    if cost.job.unique_tokens:
+    if cost.job.unique_tokens and cost.epochs >= 1.005:
         unique = cost.job.unique_tokens
         lines.append(
             f"{format_count(unique)} different tokens seen {cost.epochs:.2f} times are worth "
@@ -206,6 +214,11 @@ def _scaled(name: str, values: Range, units: Sequence[tuple[str, float]], remark
 def _small(value: float) -> str:
     """A number in full from 100 on, with three digits below."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _dollars(value: float) -> str:
+    """An amount of money: as any number, but nothing below a cent."""
+    return "<0.01" if 0 < value < 0.01 else _small(value)
 
 
 def _columns(rows: Sequence[tuple[str, ...]], text: tuple[int, ...] = (0, -1)) -> list[str]:

@@ -25,6 +25,8 @@ BANDWIDTH = {"parameters": 0.8, "sequence_length": 0.7, "gpus": 3.0}
 ENOUGH = 0.05
 """Sum of weights below which no row is near: then the interval is widened by WIDER, and it is said."""
 WIDER = 1.25
+FEW = 5
+"""Fewer rows tell no interval: it is widened too. Our choice."""
 TINY = 0.4
 """Exponent by which the MFU falls with the size below a quarter of the smallest published model. Our estimate: the width of a
 matrix, and with it the work of a kernel beside its start, goes by the root of the size."""
@@ -117,25 +119,30 @@ def expected(
     if not rows and precision == "fp8":  # measured in bf16 only: 27 % faster of a peak that is twice as high
         rows, factor = [row for row in measured() if row.gpu == like and row.precision == "bf16"], 0.63
     if not rows:
-        mfu = Range(*(share * SOFTWARE[software] for share in DEFAULT))
-        return Utilization(mfu, f"no published run of '{like}' in {precision} is known here: a wide guess")
+        small = _smaller(measured(), parameters)
+        mfu = Range(*(share * SOFTWARE[software] / small for share in DEFAULT))
+        return Utilization(mfu, f"no published run on such hardware in {precision} is known here: a wide guess")
     weights = [_weight(row, parameters, sequence_length, gpus, recompute) for row in rows]
     uses = [row.mfu_if(recompute) for row in rows]
     shares = [_quantile(uses, weights, level) for level in (0.9, 0.5, 0.1)]
-    work = 1 / factor / SOFTWARE[software]
-    least = min(row.parameters for row in rows) / 4
-    if parameters < least:  # too little work for each kernel
-        work *= (least / parameters) ** TINY
+    work = _smaller(rows, parameters) / factor / SOFTWARE[software]
     far = sum(weights) < ENOUGH
-    wide = WIDER if far else 1.0
+    wide = WIDER if far or len(rows) < FEW else 1.0
     best, likely, worst = (share / work for share in shares)
     mfu = Range(min(best * wide, max(uses) / work), likely, worst / wide)
     nearest = sorted(zip(weights, rows, strict=True), key=lambda pair: -pair[0])[:3]
     names = ", ".join(dict.fromkeys(_describe(row) for _, row in nearest))
     note = "; none of them is near, so the interval is widened" if far else ""
+    note = note or ("; so few that the interval is widened" if len(rows) < FEW else "")
     if software != "compiled":
         note += f"; x{SOFTWARE[software]:g} for {software} code"
     return Utilization(mfu, f"{len(rows)} published measurements on {like}, the nearest {names}{note}")
+
+
+def _smaller(rows: Sequence[Measured], parameters: float) -> float:
+    """By what the MFU of a model falls that is far smaller than all of these: there is too little work for each kernel."""
+    least = min(row.parameters for row in rows) / 4
+    return max(least / parameters, 1.0) ** TINY
 
 
 def _weight(row: Measured, parameters: float, sequence_length: int, gpus: int, recompute: bool) -> float:

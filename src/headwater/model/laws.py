@@ -106,14 +106,6 @@ def llama3_tokens(flops: float) -> float:
     return 0.29 * flops**0.5378
 
 
-def deepseek_tokens(flops: float) -> float:
-    """Tokens of least loss after DeepSeek LLM: 5.8316 C^0.4757, with C = M D and M the FLOPs of a token, not 6 N.
-
-    Source: arXiv:2401.02954, equation 4. M = 72 L d^2 + 12 L d T, without the vocabulary.
-    """
-    return 5.8316 * flops**0.4757
-
-
 # ------------------------------------------------------------------------------------------------ data seen again
 
 

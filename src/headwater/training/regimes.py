@@ -220,6 +220,10 @@ def tell(train: Train, config: ModelConfig | None) -> Iterator[Told]:
                 setting, "none" if value is None else value, f"as the recipe says; the regime's {wanted} is from: {why}"
             )
     yield from laws
+    steps, rising = train.planned_steps, train.schedule.warmup_steps
+    if train.regime and steps is not None and rising > steps / 2:
+        why = f"of {steps:,} steps in all: most of the run the rate rises; set train.schedule.warmup_steps"
+        yield Told("!! schedule.warmup_steps", rising, why)
     if (train.regime or laws) and train.planned_tokens:
         best = step_law_batch(train.planned_tokens)
         why = f"the best is {best:,.0f} by 0.58 D^0.571 for D = {train.planned_tokens:,}; {STEP_LAW}"
