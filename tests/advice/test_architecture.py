@@ -127,6 +127,11 @@ def test_a_config_of_transformers_is_read(tmp_path: Path) -> None:
     path.write_text(json.dumps({"model_type": "llama", "hidden_size": 8}))
     with pytest.raises(InputError, match="lacks 'num_hidden_layers'"):
         named(str(path))
+    for broken, problem in (("{", "cannot be read"), ("[1]", "describes no"), ('{"text_config": 1}', "describes no")):
+        path.write_text(broken)
+        with pytest.raises(InputError, match=problem) as refused:
+            named(str(path))
+        assert "remove" not in str(refused.value)
     with pytest.raises(InputError, match="is not there"):
         named(str(tmp_path / "other.json"))
 
@@ -135,3 +140,8 @@ def test_every_published_shape_is_sound() -> None:
     for name, model in published().items():
         assert 0 < model.active_parameters() <= model.parameters(), name
         assert model.describe()
+
+
+def test_relative_positions_are_counted() -> None:
+    assert named("chinchilla-70b").parameters() == pytest.approx(70e9, rel=0.002)
+    assert named("gopher-280b").parameters() == pytest.approx(280e9, rel=0.002)

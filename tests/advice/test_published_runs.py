@@ -125,6 +125,12 @@ def test_hours_are_predicted_within_a_quarter(name: str) -> None:
     assert run.cost().gpu_hours.likely == pytest.approx(run.gpu_hours, rel=0.25)
 
 
+def test_days_of_code_of_2022_are_predicted_within_a_quarter() -> None:
+    run = RUNS["Pythia 1B"]
+    assert run.days is not None
+    assert run.cost().days.likely == pytest.approx(run.days, rel=0.25)
+
+
 @pytest.mark.parametrize("name", ANCHORS)
 def test_hours_with_a_given_mfu(name: str) -> None:
     run = RUNS[name]

@@ -7,6 +7,7 @@ train: experts, latent attention, windows, learned positions, biases here and th
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -345,12 +346,16 @@ def read_config(path: Path) -> Architecture:
         InputError: the file cannot be read, or it is of a kind of model that is not known here.
     """
     from headwater.advice.foreign_config import architecture_of
-    from headwater.core.store import read_json
 
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise InputError("is not there", place=str(path), hint="give a config.json, or a folder with one")
-    return architecture_of(read_json(path), str(path))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        hint = "give the config.json of a model of transformers"
+        raise InputError(f"cannot be read ({error})", place=str(path), hint=hint) from None
+    return architecture_of(values, str(path))
 
 
 def parse_trainable(text: str, architecture: Architecture) -> Trainable:

@@ -61,7 +61,7 @@ def job(
         )
     )
     for place, value, hint in (
-        ("--parameters", parameters and asked.parameters, "7B"),
+        ("--parameters", asked.job.parameters, "7B"),
         ("--tokens", asked.job.tokens, "2T"),
     ):
         if value and value < LEAST:

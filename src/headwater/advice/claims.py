@@ -276,6 +276,6 @@ def warnings(cost: Cost) -> list[str]:
     if cost.job.tokens < cost.parameters:
         found.append(
             f"fewer tokens ({format_count(cost.job.tokens)}) than parameters ({format_count(cost.parameters)}): "
-            "are the two mixed up, or a unit missing?"
+            "a smaller model would learn more; or are the two mixed up, or a unit missing?"
         )
     return found

@@ -20,9 +20,11 @@ def architecture_of(values: Json, place: str) -> Architecture:
     Raises:
         InputError: its kind of model is not known, or a number is missing.
     """
-    kind = values.get("model_type", "")
+    if not isinstance(values, Mapping) or not isinstance(values.get("text_config") or {}, Mapping):
+        raise InputError("describes no model", place=place, hint="give the config.json of a model of transformers")
+    kind = str(values.get("model_type", ""))
     values = values.get("text_config") or values  # of models that see as well
-    kind = values.get("model_type", kind).removesuffix("_text")
+    kind = str(values.get("model_type", kind)).removesuffix("_text")
     if kind not in KINDS:
         hint = "describe it in a models file, or take the shape of a model that is known"
         raise InputError(f"model_type '{kind}' is not known{nearest(kind, KINDS)}", place=place, hint=hint)
