@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.advice import asking
-from headwater.advice.architecture import named
+from headwater.advice.architecture import named, parse_trainable
 from headwater.advice.claims import Claims, check, warnings
 from headwater.advice.cost import Cost, Job
 from headwater.advice.market import SHIPPED, market, write_prices
@@ -279,6 +279,22 @@ def test_tpus_go_by_the_runs_on_tpus_and_few_runs_by_a_band() -> None:
     assert found.mfu.low >= found.mfu.likely > found.mfu.high
     known = {gpu.like for gpu in market().accelerators.values()}
     assert {row.gpu for row in measured()} <= known
+
+
+def test_frozen_parts_have_neither_gradient_nor_moments() -> None:
+    whole, last = (Cost(Job(1e9, LLAMA, "h100", trainable=parse_trainable(part, LLAMA))) for part in ("all", "last:1"))
+    assert (whole.gpus, last.gpus) == (2, 1)
+    assert last.way is not None
+    assert last.way.memory.gradients == pytest.approx(4 * (LLAMA.block_matrices(0, active=False) + 2 * 4096))
+    tables = LLAMA.trained_parameters(parse_trainable("embeddings", LLAMA))
+    assert tables == 2 * 32_000 * 4096
+    assert LLAMA.trained_parameters(parse_trainable("head", LLAMA)) == tables / 2
+
+
+def test_rows_as_long_as_the_context_are_told() -> None:
+    long = LLAMA.model_copy(update={"context_length": 131_072})
+    assert "--sequence-length" in " ".join(warnings(Cost(Job(2e12, long, "h100", 64))))
+    assert warnings(Cost(Job(2e12, long, "h100", 64, sequence_length=131_072))) == []
 
 
 def test_a_loss_above_guessing_is_not_printed() -> None:

@@ -188,6 +188,15 @@ class Architecture(Config):
         )
         return self.parameters() - sum(unused)
 
+    def trained_parameters(self, trainable: Trainable) -> int:
+        """Parameters that learn: each has a gradient and moments."""
+        if trainable == ALL:
+            return self.parameters()
+        vocabulary = self.vocab_size * self.hidden_size
+        tables = trainable.embedding or trainable.head if self.tie_embeddings else trainable.embedding + trainable.head
+        layers = range(self.num_layers) if trainable.layers is None else trainable.layers
+        return tables * vocabulary + sum(self.block_matrices(n, active=False) + self.block_vectors(n) for n in layers)
+
     def block_parameters(self) -> int:
         """Active parameters of the matrices of all blocks: without vocabulary, norms and positions."""
         return sum(self.block_matrices(layer, active=True) for layer in range(self.num_layers))

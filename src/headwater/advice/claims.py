@@ -21,6 +21,9 @@ LOW_MFU = 0.12
 """A whole run below this share of the peak is odd. Source: the lowest known here are 0.12 (BloombergGPT), 0.17 (Llama 3.1
 8B, whose card may count more than one run)."""
 
+LONG_ROWS = 16_384
+"""Longer rows are trained on at the end only. Source: Llama 3 (arXiv:2407.21783, 3.4): 8,192 until the last 800B tokens."""
+
 
 @dataclass(frozen=True)
 class Claims:
@@ -267,6 +270,11 @@ def warnings(cost: Cost) -> list[str]:
         found.append(f"impossible: an MFU of {cost.utilization.mfu.likely:.1%} on {cost.job.gpu}; {reached}")
     elif cost.job.mfu is not None and cost.gpu.like and cost.job.mfu > highest(cost):
         found.append(f"an MFU of {cost.job.mfu:.1%} is above the {highest(cost):.1%} of any run known here")
+    if cost.job.sequence_length is None and cost.sequence_length > LONG_ROWS:
+        found.append(
+            f"rows of {cost.sequence_length:,} tokens, the longest that the model takes: most of a training has shorter "
+            "ones, and far fewer FLOPs for attention; give --sequence-length"
+        )
     if cost.epochs > 16:
         found.append(f"each token is seen {cost.epochs:.1f} times: beyond about 16 more passes give next to nothing")
     elif cost.epochs > laws.GOOD_EPOCHS:

@@ -188,7 +188,9 @@ class Cost:
     @property
     def _base(self) -> memory.Layout:
         """What every way has in common."""
-        return memory.Layout(1, micro_batch=self.job.micro_batch, eager=self.job.software == "eager")
+        assert self.model is not None
+        learned = self.model.trained_parameters(self.job.trainable) / self.model.parameters()
+        return memory.Layout(1, micro_batch=self.job.micro_batch, eager=self.job.software == "eager", learned=learned)
 
     @cached_property
     def way(self) -> memory.Choice | None:

@@ -38,6 +38,8 @@ class Layout:
     precision: TrainingPrecision = "fp32"
     """Number format in which weights are kept: fp32 (products may still be bf16), or bf16 with an fp32 copy."""
     logits: Logits = "fused"
+    learned: float = 1.0
+    """Share of the parameters that learn, and have a gradient and moments."""
     eager: bool = False
     """Whether nothing is fused, as in transformers without a compiler."""
 
@@ -130,6 +132,7 @@ def training(
         per_gpu = (blocks * sizes.block + sizes.outside / (1 if model.tie_embeddings else 2)) / t
     unit = max(sizes.block, model.vocab_size * model.hidden_size) / t
     kept = states(per_gpu, 0, layout.precision, sharding=layout.sharding, devices=layout.data_parallel)
+    kept = kept._replace(gradients=kept.gradients * layout.learned, optimizer=kept.optimizer * layout.learned)
     gathered = 0.0
     if layout.data_parallel > 1 and layout.sharding == "weights":
         gathered = 2 * 2 * unit  # this block and the next, in bf16
