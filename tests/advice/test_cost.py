@@ -45,6 +45,9 @@ def test_cost_grows_with_size_and_price() -> None:
     assert hours == sorted(hours)
     assert job(usd_per_hour=3).usd.likely == pytest.approx(2 * job(usd_per_hour=1.5).usd.likely)
     assert job(mfu=0.2).days.likely == pytest.approx(2 * job(mfu=0.4).days.likely)
+    guess = job(mfu=0.4, mfu_factor=2).days
+    assert guess.high == pytest.approx(2 * guess.likely)
+    assert guess.low == pytest.approx(guess.likely / 2)
     assert job(mfu=0.4, goodput=0.5).days.likely == pytest.approx(2 * job(mfu=0.4).days.likely)
 
 

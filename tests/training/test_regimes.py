@@ -46,6 +46,9 @@ def test_another_optimizer_than_the_regimes_keeps_its_own_defaults():
         train.optimizer.model_dump()
         == Train.model_validate(SMALL | {"batch_tokens": 2048, "optimizer": {"use": "adamw"}}).optimizer.model_dump()
     )
+    told = {one.setting for one in tell(train, None)}
+    assert "optimizer.use" in told
+    assert "optimizer.variance_beta" not in told, "AdamW has none, and the recipe says nothing of it"
 
 
 @pytest.mark.parametrize(("steps", "warned"), [(500, True), (100_000, False)])

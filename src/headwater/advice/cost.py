@@ -42,6 +42,7 @@ class Job:
         precision: number format of the products.
         mfu: share of the peak over the whole run, where it is known; else the published runs tell.
         mfu_source: who says so.
+        mfu_factor: by how much it may be wrong, either way.
         goodput: share of the time that makes progress; None for the market's, and 1 where `mfu` is of the whole run.
         recompute: whether activations are computed again; None where memory decides.
         software: how the model is computed.
@@ -68,6 +69,7 @@ class Job:
     precision: Precision = "bf16"
     mfu: float | None = None
     mfu_source: str = "as given, of the whole run"
+    mfu_factor: float = 1.0
     goodput: float | None = None
     recompute: bool | None = None
     software: Software = "compiled"
@@ -241,7 +243,9 @@ class Cost:
     def utilization(self) -> Utilization:
         """The MFU and where it is from."""
         if self.job.mfu is not None:
-            return Utilization(Range(self.job.mfu, self.job.mfu, self.job.mfu), self.job.mfu_source)
+            mfu, factor = self.job.mfu, self.job.mfu_factor
+            best = max(min(mfu * factor, self.gpu.reached), mfu)
+            return Utilization(Range(best, mfu, mfu / factor), self.job.mfu_source)
         again = self.job.recompute if self.job.recompute is not None else self._recomputes()
         return expected(
             self.gpu.like,

@@ -212,7 +212,9 @@ def tell(train: Train, config: ModelConfig | None) -> Iterator[Told]:
     for setting, wanted, why in REGIMES[train.regime] if train.regime else ():
         section, _, name = setting.rpartition(".")
         inner = values[section] if section else values
-        value = None if inner is None else inner.get(name)
+        if inner is not None and name not in inner:  # another optimizer than the regime's has no such setting
+            continue
+        value = None if inner is None else inner[name]
         if value == wanted and setting not in by_law:
             yield Told(setting, value, why)
         elif value != wanted:
