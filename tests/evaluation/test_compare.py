@@ -209,3 +209,30 @@ def test_tasks_are_compared_item_by_item(run: Path, capsys: pytest.CaptureFixtur
     main([*command, "--json"])
     assert scored.stat().st_mtime_ns == before, "what was scored is not scored again"
     assert json.loads(capsys.readouterr().out)["tasks"]["pairs"][0]["differences"][0]["p"] == by_task["arc_easy"]["p"]
+
+
+def test_tasks_that_fail_leave_a_comparison_of_the_others(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_samples(run / "data")
+    (run / "own.yaml").write_text(
+        "tasks:\n  none: {use: rolling, about: a, source: b, licence: c, data: {files: [no.jsonl]}, text: '{text}'}\n"
+    )
+    command = ["compare", "mine@0", "mine", "--data", str(data), "--device", "cpu", "--tasks"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "piqa", "own.yaml"])
+    shown = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert "mine: none: its items are not at hand" in shown.err
+    assert "is seen on 1 task" in shown.out or "better" in shown.out
+    told = json.loads((run / "comparison" / "comparison.json").read_text(encoding="utf-8"))["tasks"]
+    assert [list(of) for of in told["scores"].values()] == [["piqa"], ["piqa"]]
+    assert (run / "comparison" / "comparison.html").is_file()
+    with pytest.raises(SystemExit):
+        main([*command, "own.yaml"])
+    told = json.loads((run / "comparison" / "comparison.json").read_text(encoding="utf-8"))["tasks"]
+    assert (told["pairs"], len(told["problems"])) == ([], 2)
+
+
+def test_models_whose_results_would_be_mixed_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "a b=mine@0", "a_b=mine", "--tasks", "piqa", "--device", "cpu"])
+    assert "the same folder of results" in capsys.readouterr().err

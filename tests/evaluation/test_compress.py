@@ -99,6 +99,7 @@ def test_a_damaged_file_or_another_model_is_named(tmp_path, model, finished):
     content = done.path.read_bytes()
     for name, damaged, message in (
         ("short", content[:-5], "is cut short or damaged"),
+        ("window", content[:78] + b"\0\0\0\x20" + content[82:], "is cut short or damaged"),
         ("other", b"PK" + content, "is not a file that headwater compress wrote"),
     ):
         (tmp_path / name).write_bytes(damaged)

@@ -26,6 +26,10 @@ def test_a_program_that_ends_well_has_passed():
         ("exit()", "SystemExit"),
         ("import os; os._exit(0)", "it ended itself with code 0"),
         ("def f(): f()\nf()", "RecursionError"),
+        (
+            "import os\nfor fd in range(3, 9):\n  try: os.write(fd, b'{oops}\\n')\n  except OSError: pass\nexit()",
+            "SystemExit",
+        ),
     ],
 )
 def test_a_program_that_does_not_end_well_has_failed(program, detail):
@@ -87,3 +91,9 @@ def test_a_program_that_hangs_eats_or_floods_is_stopped():
     flood = run("while True: print('y' * 10_000)", LIMITS)
     assert (flood.fate, len(flood.output)) == (FAILED, 10_000)
     assert run("import ctypes\nctypes.string_at(0)", LIMITS).fate == KILLED
+
+
+def test_a_program_that_fills_the_disk_is_stopped():
+    limits = Limits(cpu_seconds=8, seconds=15.0, folder_bytes=2_000_000)
+    ran = run("n = 0\nwhile True:\n    n += 1\n    open(str(n), 'w').write('x' * 100)", limits)
+    assert (ran.fate, ran.detail) == (KILLED, "its files take more than 2,000,000 bytes")

@@ -93,6 +93,8 @@ def test_a_bad_file_of_tasks_is_told_line_by_line(tmp_path):
     assert "tasks.mine.choices: this setting is required" in text
     with pytest.raises(InputError, match="arc_eesy: no such task; did you mean 'arc_easy'"):
         choose(["arc_eesy"])
+    with pytest.raises(InputError, match="arc_easy@²: says how many examples"):
+        choose(["arc_easy@²"])
 
 
 def test_prompts_with_examples(data):
@@ -150,13 +152,44 @@ def test_examples_are_drawn_as_nanochat_draws_them(data):
         ("piqa.jsonl", '{"goal": "a"}\n{oops\n', r"piqa: .*piqa\.jsonl:2: is not JSON"),
         ("piqa.jsonl", '{"goal": "a", "sol1": "b", "sol2": "c", "label": 2}\n', r"what is right \(2\) is none of the 2 choices"),
         ("piqa.jsonl.zst", "no zstd", r"piqa: .*cannot be read"),
+        ("own.arrow/a.arrow", "no arrow", r"own: .*own\.arrow: cannot be read"),
+        ("own.json", '["a"]', r"own: .*own\.json: is not a list of objects"),
+        ("own.json", '{"items": []}', r"own: .*own\.json: is not a list of objects"),
         ("other", "", r"piqa: its items are not at hand \(looked in .*\); hint: put .*piqa.jsonl into the folder of --data; or headwater fetch evals"),
     ],
 )  # fmt: skip
 def test_bad_items_are_named(tmp_path, name, content, message):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(content)
+    data = {"files": [name.partition("/")[0]]}
+    own = one("piqa").task.model_copy(update={"data": one("piqa").task.data.model_validate(data)})
     with pytest.raises(InputError, match=message):
-        items_of(one("piqa"), tmp_path)
+        items_of(Chosen("own", own) if message.startswith("own") else one("piqa"), tmp_path)
+
+
+def test_an_answer_that_is_a_number_among_numbers_is_found_by_its_text(tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        "tasks:\n  sums:\n    use: multiple_choice\n    about: a\n    source: b\n    licence: c\n"
+        "    data: {files: [sums.jsonl]}\n    prompt: '{q}'\n    choices: '{c}'\n    gold: '{a}'\n"
+    )
+    rows = [{"c": ["3", "0", "4"], "a": "3"}, {"c": ["3", "0", "4"], "a": 2}, {"c": ["x", "y"], "a": "1"}]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps({"q": "?", **row}) + "\n" for row in rows))
+    sums = one(str(tmp_path / "own.yaml"))
+    assert [item.gold for item in items_of(sums, tmp_path)] == [(0,), (2,), (1,)]
+    for limit in (0, -1):
+        with pytest.raises(InputError, match="--items: is less than 1"):
+            items_of(sums, tmp_path, limit)
+
+
+@pytest.mark.parametrize("setting", ["choices: '{c'", "choices: ['{a}', '{a|upper}']", "gold: '{a|lower}'"])
+def test_templates_are_checked_before_anything_runs(tmp_path, setting):
+    others = {"choices": "choices: '{c}'", "gold": "gold: 0"} | {setting.partition(":")[0]: setting}
+    (tmp_path / "own.yaml").write_text(
+        "tasks:\n  mine:\n    use: multiple_choice\n    about: a\n    source: b\n    licence: c\n"
+        f"    data: {{files: [x.jsonl]}}\n    {others['choices']}\n    {others['gold']}\n"
+    )
+    with pytest.raises(RecipeError, match=r"own\.yaml:[89]: tasks\.mine"):
+        read(tmp_path / "own.yaml")
 
 
 def test_arrow_folders_and_requests_are_read(tmp_path):
@@ -264,6 +297,9 @@ def test_a_score_says_its_chance_its_error_and_whether_it_says_anything():
     assert even.detectable == pytest.approx(2.8016 * 2**0.5 * 0.025, rel=0.01)
     assert even.signal == "no signal: not above chance; needs about 1M parameters"
     good = [{**dict.fromkeys(("acc", "acc_norm", "acc_bytes", "acc_tokens"), float(n % 4 > 0)), "nats": 1.0, "bytes": 1} for n in range(400)]  # fmt: skip
+    two = score(task, items[:2], [{**dict.fromkeys(("acc", "acc_norm", "acc_bytes", "acc_tokens"), 1.0), "nats": 1.0, "bytes": 1}] * 2)  # fmt: skip
+    assert two.signal.startswith("no signal")  # one in four who guess have both right
+    assert two.detectable is None
     assert score(task, items, good, 2_000_000).signal == ""
     assert score(task, items, good, 500_000).signal.startswith("weak: models below 1M parameters")
 
@@ -321,6 +357,10 @@ def test_a_stopped_run_goes_on_where_it_was(opened, data, tmp_path, monkeypatch)
     other = Chosen("arc_easy", one("arc_easy").task.model_copy(update={"prompt": "{question}"}))
     run_tasks(opened, [other], {}, tmp_path / "again", data=data, show=progress)
     assert len(calls) == 7  # another task of the same name is not what was done
+    copy = opened._replace(codec=Codec(opened.codec.folder))
+    copy.codec.sha256 = "of another tokenizer"
+    run_tasks(copy, [other], {}, tmp_path / "again", data=data, show=progress)
+    assert len(calls) == 10
 
 
 def test_a_failing_task_keeps_the_others(opened, data, tmp_path):
@@ -395,5 +435,19 @@ def test_evaluate_on_the_command_line(finished, data, tmp_path, capsys, monkeypa
     with pytest.raises(SystemExit):
         main(["evaluate", str(model), "--documents", "no.txt"])
     assert "no.txt: No such file" in capsys.readouterr().err
+    (tmp_path / "hangul.txt").write_text("한국어", encoding="utf-8")
+    (tmp_path / "list.json").write_text('["a"]')
+    for options, message in {
+        ("--documents", "list.json"): "list.json: is not a list of objects",
+        ("--max-bytes", "0"): "--max-bytes: is less than 1",
+        ("piqa", "--data", str(data), "--items", "0"): "--items: is less than 1",
+        ("piqa", "--data", str(data), "--output", "list.json"): "list.json: is a file",
+    }.items():
+        with pytest.raises(SystemExit) as stopped:
+            main(["evaluate", str(model), *options])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+    main(["evaluate", str(model), "--documents", "hangul.txt", "--max-bytes", "1", "--output", "few"])
+    assert "hangul" in capsys.readouterr().out
     assert isinstance(one("piqa").task, MultipleChoice)
     assert Machine().device == "auto"

@@ -19,7 +19,7 @@ from headwater.cli.terminal import (
     run_folder,
 )
 from headwater.core import hardware, log
-from headwater.core.errors import InputError, MissingExtraError
+from headwater.core.errors import EvaluationError, InputError, MissingExtraError
 
 ModelPlace = Annotated[str, Parameter(help="Recipe that has run, folder of a run, checkpoint, Hugging Face folder.")]
 Out = Annotated[Path | None, Parameter(name=["--output", "-o"], help="File to write; must not exist.")]
@@ -271,9 +271,12 @@ def compare(
     (output / "comparison.html").write_text(html(comparison_page(found)), encoding="utf-8")
     if as_json:
         print_json(found)
-        return
-    print_comparison(found)
-    print(f"\n{output / 'comparison.html'}")
+    else:
+        print_comparison(found)
+        print(f"\n{output / 'comparison.html'}")
+    if problems := found.get("tasks", {}).get("problems"):
+        hint = "the other tasks are compared; run the same command again when this is mended"
+        raise EvaluationError("tasks without a score", place="compare", hint=hint, problems=problems)
 
 
 def show_texts(comparing: Any, *, quiet: bool) -> None:

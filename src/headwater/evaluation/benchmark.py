@@ -192,7 +192,9 @@ def _run(
     """Score one task."""
     chosen = outcome.chosen
     items = items_of(chosen, data, limit)
-    identity = hash_value([ENGINE, PART_ITEMS, chosen.identity, digest, [item.hash for item in items]])
+    asked = xxhash.xxh3_128("\0".join(item.prompt for item in items).encode("utf-8", "surrogatepass")).hexdigest()
+    hashes = [item.hash for item in items]  # of records; `asked` is of the worked examples too
+    identity = hash_value([ENGINE, PART_ITEMS, chosen.identity, digest, opened.codec.sha256, asked, hashes])
     path = folder / "items" / f"{chosen.name}.parquet"
     if _identity(path) == identity:
         table = pq.read_table(path)

@@ -119,10 +119,15 @@ def evaluate_model(
         InputError: the model, a task or a file cannot be read.
         MismatchError: model and tokenizer do not belong together.
     """
+    for value, option in ((limit, "--items"), (texts.max_bytes, "--max-bytes")):
+        if value is not None and value < 1:
+            raise InputError("is less than 1", place=option, hint="leave it out for all")
     hardware.share_processor()
     torch.set_num_threads(machine.processor_threads)
     opened = open_model(place, machine, step=step, tokenizer=tokenizer, dtype=getattr(torch, dtype))
     folder = output or Path("evaluations") / Path(place).name
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file, not a folder for results", place=str(folder), hint="choose another --output")
     begun = time.perf_counter()
     documents = _score_documents(opened, place, texts, machine, wanted=not tasks)
     if documents:

@@ -183,15 +183,20 @@ def decompress(
         )
     if bytes.fromhex(model_digest(opened.model)) != head.model:
         raise MismatchError("was made with another model", place=str(path), hint="give the model that compressed it")
+    if not 0 < head.window <= min(WINDOW, opened.model.config.context_length):
+        raise _damaged(path)
     taken = _Taken([size for size, _ in sizes], [np.frombuffer(part, "<u4").astype(np.uint32) for part in packed])
     with log.progress(f"decompressing {path.name}", sum(taken.sizes), "tokens") as bar:
         for _, wanted in _foreseen(opened, head.streams, head.window, taken):
             bar.advance(len(wanted))
     text = "".join(opened.codec.decode(ids) for ids in taken.streams)
-    data = _with_stored(text, _stored(others))
+    try:
+        data = _with_stored(text, _stored(others))
+    except (zstandard.ZstdError, struct.error, ValueError):
+        raise _damaged(path) from None
     if hashlib.sha256(data).digest() != head.sha256:
         hint = "decompress on the machine, and with the versions of the libraries, that compressed it"
-        problem = "does not come back as it was (SHA-256 differs): this machine rounds probabilities differently"
+        problem = "does not come back as it was (SHA-256 differs): it is damaged, or this machine rounds differently"
         raise MismatchError(problem, place=str(path), hint=hint)
     with atomic_path(out) as temporary:
         temporary.write_bytes(data)
@@ -355,12 +360,16 @@ def _unpacked(content: bytes, path: Path) -> tuple[_Head, list[tuple[int, int]],
     end = begin + _STREAM.size * head.streams
     sizes = [_STREAM.unpack_from(content, at) for at in range(begin, min(end, len(content) - 7), _STREAM.size)]
     if len(content) != end + head.stored + sum(size for _, size in sizes) or len(sizes) != head.streams:
-        raise InputError("is cut short or damaged", place=str(path), hint="get it again")
+        raise _damaged(path)
     others, begin, packed = content[end : end + head.stored], end + head.stored, []
     for _, size in sizes:
         packed.append(content[begin : begin + size])
         begin += size
     return head, sizes, others, packed
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError("is cut short or damaged", place=str(path), hint="get it again")
 
 
 def _read(path: Path, out: Path) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from headwater.core.errors import InputError
 from headwater.core.log import progress
 from headwater.evaluation.benchmark import Results, run_tasks
 from headwater.evaluation.contamination import Found, contaminated, training_documents
@@ -39,21 +40,33 @@ def compete(
         training: folder of a run; items that overlap with its training documents are counted, and the comparison is
             made once more without them.
 
+    Returns:
+        `scores`, `pairs` and `contaminated` of the tasks that all models have a score of; `problems` of the others.
+
     Raises:
-        InputError: there is no such task.
-        EvaluationError: a task could not be scored; the others' results are kept.
+        InputError: there is no such task, or the names of two models differ only in what cannot be a file's name.
     """
     chosen, groups = choose(tasks)
+    if len({_file_name(label) for label in labels}) < len(labels):
+        hint = "name them, such as: headwater compare old=PLACE new=PLACE"
+        raise InputError("two names would have the same folder of results", place=", ".join(labels), hint=hint)
     results: list[Results] = []
     for label, opened in zip(labels, models, strict=True):
         place = folder / _file_name(label)
         results.append(run_tasks(opened, chosen, groups, place, data=data, limit=limit, show=progress))
-        results[-1].check()
+    problems = [
+        f"{label}: {one.problem}"
+        for label, of in zip(labels, results, strict=True)
+        for one in of.outcomes
+        if one.problem
+    ]
+    failed = {one.chosen.name for of in results for one in of.outcomes if one.problem}
+    chosen = [one for one in chosen if one.name not in failed]
     names = [one.name for one in chosen]
-    overlap = _overlap(chosen, data, limit, training) if training is not None else {}
+    overlap = _overlap(chosen, data, limit, training) if training is not None and chosen else {}
     first, *others = labels
     pairs = []
-    for other in others:
+    for other in others if names else ():
         both = (folder / _file_name(first), folder / _file_name(other))
         differences = compare_tasks(*both, names)
         pairs.append(
@@ -65,11 +78,12 @@ def compete(
             }
         )
     scores = {
-        label: {one.chosen.name: one.as_json() for one in of.outcomes}
+        label: {one.chosen.name: one.as_json() for one in of.outcomes if one.chosen.name in names}
         for label, of in zip(labels, results, strict=True)
     }
     counted = {name: {"items": len(found), "of": total} for name, (found, total) in overlap.items()}
-    return {"scores": scores, "pairs": pairs, "contaminated": counted, "training": str(training) if training else None}
+    told = {"scores": scores, "pairs": pairs, "problems": problems}
+    return told | {"contaminated": counted, "training": str(training) if training else None}
 
 
 def _overlap(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -75,6 +76,8 @@ def items_of(chosen: Chosen, folder: Path | None = None, limit: int | None = Non
         InputError: the data are nowhere or damaged, or a record lacks a field; says of which task.
     """
     task = chosen.task
+    if limit is not None and limit < 1:
+        raise InputError("is less than 1", place="--items", hint="score one item or more, or leave it out for all")
     try:
         found: list[Item] = []
         for name, _ in task.parts():
@@ -198,10 +201,10 @@ def _gold(
     elif labels is not None:
         names = _texts(labels, record, place)
         found = (names.index(str(value)),) if str(value) in names else ()
-    elif isinstance(value, int) or str(value).lstrip("-").isdigit():
-        found = (int(value),)
+    elif isinstance(value, str) and value in choices:  # also where the choices are numbers
+        found = (list(choices).index(value),)
     else:
-        found = (list(choices).index(value),) if value in choices else ()
+        found = (int(value),) if isinstance(value, int) or re.fullmatch("[0-9]+", str(value)) else ()
     if not found or not all(0 <= number < len(choices) for number in found):
         problem = f"what is right ({value!r}) is none of the {len(choices)} choices"
         raise InputError(problem, place=place, hint="check `gold` and `labels` of the task")

@@ -12,7 +12,7 @@ import numpy as np
 
 from headwater.core.units import format_count
 from headwater.evaluation.items import Item
-from headwater.evaluation.statistics import Estimate, exponential, mean, minimum_detectable, ratio
+from headwater.evaluation.statistics import Estimate, above_chance, exponential, mean, minimum_detectable, ratio
 from headwater.evaluation.tasks import Generate, LanguageModelling, Metric, MultipleChoice, Rolling, Task
 
 Mark = dict[str, Any]
@@ -117,7 +117,7 @@ def score(task: Task, items: Sequence[Item], marks: Sequence[Mark], parameters: 
     headline, estimate = next(iter(values.items()))
     chance = chance_of(task, items) if headline in COUNTED else None
     error = estimate.standard_error
-    detectable = None if error is None else minimum_detectable(math.sqrt(2) * error)
+    detectable = minimum_detectable(math.sqrt(2) * error) if error else None  # all alike: the error is not known
     return Score(len(items), values, chance, detectable, signal_of(task, estimate, chance, parameters))
 
 
@@ -143,12 +143,19 @@ def chance_of(task: Task, items: Sequence[Item]) -> float:
 def signal_of(task: Task, estimate: Estimate, chance: float | None, parameters: int | None) -> str:
     """What a score cannot say: it is within its error of chance, or the model is smaller than the task needs."""
     if chance is not None and chance < 1:
-        if estimate.value <= chance + 1.645 * (estimate.standard_error or 0.0):
+        if not _is_above(chance, estimate):
             needs = f"; needs about {format_count(task.needs)} parameters" if task.needs else ""
             return f"no signal: not above chance{needs}"
         if parameters is not None and parameters < task.needs:
             return f"weak: models below {format_count(task.needs)} parameters are hardly told apart"
     return ""
+
+
+def _is_above(chance: float, estimate: Estimate) -> bool:
+    """Whether a score is above chance, at 5 %; of items that are all alike, or one, by how many there are."""
+    if not estimate.standard_error:
+        return above_chance(round(estimate.value * estimate.items), estimate.items, chance) <= 0.05
+    return estimate.value > chance + 1.645 * estimate.standard_error
 
 
 def centred(scores: Sequence[tuple[float, float]]) -> float:

@@ -81,9 +81,9 @@ def read(found: Found, most: int | None = None) -> list[Record]:
     if found.hub is not None:
         return _from_hub(found.hub)
     assert found.path is not None
-    if found.path.is_dir():
-        return [record for file in sorted(found.path.glob("*.arrow")) for record in _arrow(file.read_bytes())]
     try:
+        if found.path.is_dir():
+            return [record for file in sorted(found.path.glob("*.arrow")) for record in _arrow(file.read_bytes())]
         if found.inside:
             with zipfile.ZipFile(found.path) as archive:
                 content, name = archive.read(found.inside), found.inside
@@ -112,7 +112,11 @@ def _records(content: bytes, name: str, place: str) -> Iterator[Record]:
             yield from _unique(_json_lines(content, place))
         case "json":
             value = json.loads(content)
-            yield from value["examples"] if isinstance(value, dict) else value
+            value = value.get("examples") if isinstance(value, dict) else value
+            if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
+                hint = 'it is like [{"question": "..."}], or has such a list under "examples"'
+                raise InputError("is not a list of objects", place=place, hint=hint)
+            yield from value
         case "csv":
             yield from csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
         case "parquet":

@@ -26,6 +26,11 @@ Metric = Literal["acc", "acc_norm", "acc_bytes", "acc_tokens", "bits_per_byte", 
 
 CHANGES = {"strip": str.strip, "lstrip": str.lstrip, "rstrip": str.rstrip}
 """What may follow a field in a template, as in `{question|strip}`."""
+TEMPLATES = (
+    *("prompt", "cluster", "instruction", "choices", "gold", "labels", "contexts", "continuation"),
+    *("target", "text", "program"),
+)
+"""Settings of tasks that are templates."""
 
 
 class Hub(Config):
@@ -101,12 +106,13 @@ class Task(Config):
             raise ValueError(f"no such function '{name}'{nearest(name, PREPARE)}")
         return name
 
-    @field_validator("prompt", "cluster", "instruction")
+    @field_validator(*TEMPLATES, check_fields=False)
     @classmethod
-    def _readable(cls, template: str | None) -> str | None:
-        for _, name, _, _ in string.Formatter().parse(template or ""):
-            if name is not None and (not name or name.partition("|")[2] not in ("", *CHANGES)):
-                raise ValueError(f"'{{{name}}}' is not a field; write such as {{question}} or {{question|strip}}")
+    def _readable(cls, template: Any) -> Any:
+        for part in template if isinstance(template, tuple) else (template,):
+            for _, name, _, _ in string.Formatter().parse(part if isinstance(part, str) else ""):
+                if name is not None and (not name or name.partition("|")[2] not in ("", *CHANGES)):
+                    raise ValueError(f"'{{{name}}}' is not a field; write such as {{question}} or {{question|strip}}")
         return template
 
     @property
@@ -351,6 +357,6 @@ def _find(name: str, known: Mapping[str, Task | Group]) -> Task | Group:
         raise InputError(f"no such task{nearest(plain, known)}", place=name, hint=hint)
     if not at:
         return found
-    if isinstance(found, Group) or not shots.isdigit():
+    if isinstance(found, Group) or not (shots.isascii() and shots.isdigit()):
         raise InputError("says how many examples of a task as in arc_easy@5", place=name, hint="leave @ out")
     return found.model_copy(update={"shots": int(shots)})

@@ -79,7 +79,7 @@ def samples_of_files(
     Args:
         files: plain text, each a document; or JSON Lines, Parquet, CSV, Arrow, with records.
         codec: the tokenizer.
-        max_bytes: at most so much of each source, its first documents; None: all.
+        max_bytes: at most so much of each source, its first documents, but at least a character; None: all.
         field: where the text of a record is.
         by: where the source or domain of a record is.
 
@@ -124,7 +124,7 @@ def _first_of(texts: list[str], max_bytes: int | None) -> list[str]:
         return texts
     sizes = np.cumsum([len(text.encode()) for text in texts])
     kept = int(np.searchsorted(sizes, max_bytes, side="right"))
-    return texts[:kept] if kept else [texts[0].encode()[:max_bytes].decode(errors="ignore")]
+    return texts[:kept] if kept else [texts[0].encode()[:max_bytes].decode(errors="ignore") or texts[0][0]]
 
 
 def score_samples(
