@@ -29,7 +29,7 @@ demo: $(VENV)/.run-installed ## text of this Python environment -> a small base 
 	$(BIN)/headwater run demo
 
 .PHONY: test
-test: setup ## the default tests, about three minutes on 2 cores
+test: setup ## the default tests, about ten minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow'
 
 .PHONY: test-all

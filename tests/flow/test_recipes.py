@@ -74,8 +74,12 @@ def rows(results: Results, stage: str, fate: str = "documents") -> list[dict[str
 def test_without_its_files_a_recipe_is_one_clear_line(
     name: str, command: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["check", name])
-    assert f"{name}: ok" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["check", name])
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert f"{name}: well-formed" in said.out
+    assert "it cannot run yet" in said.err
     with pytest.raises(SystemExit) as stop:
         main([command, name])
     assert stop.value.code == 2

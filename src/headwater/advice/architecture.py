@@ -40,7 +40,7 @@ class Architecture(Config):
     """A transformer that predicts the next token.
 
     >>> named("llama-2-7b").parameters(), named("deepseek-v3").parameters(), named("deepseek-v3").active_parameters()
-    (6738415616, 671026419200, 37552297216)
+    (6738415616, 671026419200, 37552297472)
     """
 
     hidden_size: int = Field(ge=1)
