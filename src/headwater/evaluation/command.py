@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from headwater.core import hardware, log
+from headwater.core import log
 from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
 from headwater.core.store import write_json
@@ -122,7 +122,6 @@ def evaluate_model(
     for value, option in ((limit, "--items"), (texts.max_bytes, "--max-bytes")):
         if value is not None and value < 1:
             raise InputError("is less than 1", place=option, hint="leave it out for all")
-    hardware.share_processor()
     torch.set_num_threads(machine.processor_threads)
     opened = open_model(place, machine, step=step, tokenizer=tokenizer, dtype=getattr(torch, dtype))
     folder = output or Path("evaluations") / Path(place).name
