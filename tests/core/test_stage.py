@@ -13,7 +13,7 @@ from headwater.core import pool, stage
 from headwater.core.config import Config
 from headwater.core.errors import InputError, StoreError
 from headwater.core.hardware import Machine
-from headwater.core.stage import Stage, Step, Store, Workspace
+from headwater.core.stage import Stage, Step, Store, Workspace, door
 from headwater.core.store import HashMemory
 
 
@@ -215,3 +215,14 @@ def test_a_finished_stage_can_be_made_anew(tmp_path: Path) -> None:
     stage.perform(planned(tmp_path), MACHINE, anew=True)
     assert len(RUNS) == 8
     assert planned(tmp_path).finished
+
+
+def test_what_a_door_imports_finds_threads_set_to_sleep(tmp_path, monkeypatch):
+    """OpenMP reads it once, when torch is loaded: afterwards it is too late."""
+    (tmp_path / "spy_of_doors.py").write_text(
+        "import os\nfound = os.environ.get('GOMP_SPINCOUNT')\n\n\ndef tell():\n    return found\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # is put back when the test ends
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert door("spy_of_doors:tell")() == "10000"

@@ -236,3 +236,12 @@ def test_models_whose_results_would_be_mixed_are_refused(run: Path, capsys: pyte
     with pytest.raises(SystemExit):
         main(["compare", "a b=mine@0", "a_b=mine", "--tasks", "piqa", "--device", "cpu"])
     assert "the same folder of results" in capsys.readouterr().err
+
+
+def test_scores_of_a_step_do_not_take_the_place_of_the_last_ones(run: Path) -> None:
+    data = write_samples(run / "data")
+    for step in ([], ["--step", "0"]):
+        main(["evaluate", "mine", "piqa", "--data", str(data), "--device", "cpu", *step])
+    found = [json.loads((run / "evaluations" / name / "tasks.json").read_text()) for name in ("mine", "mine@0")]
+    assert found[1]["step"] == 0
+    assert found[0]["step"] != 0

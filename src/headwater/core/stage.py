@@ -351,6 +351,7 @@ def library_versions() -> dict[str, str]:
 
 def door(name: str) -> Callable[..., Any]:
     """Import the function that `package.module:function` names: only now, so that planning loads no torch."""
+    hardware.share_processor()  # what is imported may load torch, which reads this once
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from headwater.core import hardware, log
+from headwater.core import log
 from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
 from headwater.core.store import write_json
@@ -108,7 +108,7 @@ def evaluate_model(
         tasks: names of tasks and groups, or paths of files of them; none: those that suit the model's size.
         texts: which documents.
         machine: where to compute.
-        output: folder of the results; by default `evaluations/` and the model's name.
+        output: folder of the results; by default `evaluations/` and the model's name, with `@step` where one is asked for.
         data: folder with tasks' items.
         limit: at most so many items of each subtask.
         step: of a run, which checkpoint.
@@ -122,10 +122,10 @@ def evaluate_model(
     for value, option in ((limit, "--items"), (texts.max_bytes, "--max-bytes")):
         if value is not None and value < 1:
             raise InputError("is less than 1", place=option, hint="leave it out for all")
-    hardware.share_processor()
     torch.set_num_threads(machine.processor_threads)
     opened = open_model(place, machine, step=step, tokenizer=tokenizer, dtype=getattr(torch, dtype))
-    folder = output or Path("evaluations") / Path(place).name
+    name = Path(place).name if step is None else f"{Path(place).name}@{step}"
+    folder = output or Path("evaluations") / name
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file, not a folder for results", place=str(folder), hint="choose another --output")
     begun = time.perf_counter()

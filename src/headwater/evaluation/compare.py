@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from headwater.core import hardware
 from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
 from headwater.core.log import logger
@@ -203,7 +202,6 @@ def compare(
     if not places:
         raise InputError("there is no model", place="compare", hint="such as: headwater compare demo@0 demo")
     cases = read_cases(file, tuple(prompts))
-    hardware.share_processor()
     torch.set_num_threads(machine.processor_threads)
     labels, models = open_all(places, machine, getattr(torch, dtype))
     return Comparing(models, labels, cases, settings, samples)

@@ -26,7 +26,7 @@ import torch
 import zstandard
 from torch import Tensor
 
-from headwater.core import hardware, log
+from headwater.core import log
 from headwater.core.errors import InputError, MismatchError
 from headwater.core.hardware import Machine
 from headwater.core.store import atomic_path
@@ -382,6 +382,5 @@ def _read(path: Path, out: Path) -> bytes:
 
 
 def _open(place: str, machine: Machine, threads: int, tokenizer: Path | None, step: int | None) -> Opened:
-    hardware.share_processor()
     torch.set_num_threads(threads)
     return open_model(place, machine, step=step, tokenizer=tokenizer)

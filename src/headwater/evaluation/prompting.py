@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from headwater.core import hardware
 from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
 from headwater.core.log import logger
@@ -118,7 +117,6 @@ def prompting(
         raise InputError("is less than 1", place="--count", hint="ask for one text or more")
     if not prompts:
         raise InputError("there is no prompt", place="generate", hint='such as: headwater generate demo "Return the"')
-    hardware.share_processor()
     torch.set_num_threads(machine.processor_threads)
     opened = open_model(place, machine, step=step, tokenizer=tokenizer, dtype=getattr(torch, dtype))
     return Prompting(opened, prompts, settings, count)

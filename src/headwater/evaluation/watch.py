@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from headwater.core import hardware, log
+from headwater.core import log
 from headwater.core.errors import InputError, StoreError
 from headwater.core.hardware import Machine
 from headwater.core.store import locked, read_json, write_json
@@ -61,7 +61,6 @@ class Watching:
             InputError: a checkpoint's weights are not finite.
             MismatchError: tokenizer and model do not belong together.
         """
-        hardware.share_processor()
         torch.set_num_threads(self.machine.processor_threads)
         identity = {"tasks": [one.identity for one in self.chosen], "items": self.items, "max_bytes": self.max_bytes}
         path = self.folder / "trajectory.json"

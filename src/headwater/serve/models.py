@@ -12,7 +12,6 @@ import torch
 import xxhash
 from pydantic import Field, model_validator
 
-from headwater.core import hardware
 from headwater.core.config import Config
 from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
@@ -157,7 +156,6 @@ def open_models(
         InputError: a model cannot be read.
         MismatchError: a model and its tokenizer do not belong together.
     """
-    hardware.share_processor()
     torch.set_num_threads(machine.processor_threads)
     labels, opened = open_all(places, machine, dtype)
     runs = [origin or _run_of(parse_place(place)[1], machine) for place in places]
