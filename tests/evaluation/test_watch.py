@@ -16,6 +16,8 @@ from headwater.evaluation.watch import watch
 from headwater.report.page import html
 from headwater.report.trajectory import trajectory_page
 
+from .samples import write_samples
+
 MACHINE = Machine(threads=1, device="cpu")
 
 
@@ -117,3 +119,31 @@ def test_a_run_that_does_not_train_is_told(run: Path) -> None:
     (run / "runs" / "mine" / "begun.json").unlink()
     with pytest.raises(InputError, match="no training of this run has begun"):
         list(watch("mine", [], MACHINE).rows())
+
+
+def test_a_task_without_items_leaves_the_other_scores(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_samples(run / "data")
+    (data / "piqa.jsonl").unlink()
+    with pytest.raises(SystemExit) as caught:
+        main(["watch", "mine", "arc_easy", "piqa", "--once", "--data", str(data), "--device", "cpu"])
+    assert caught.value.code == 2
+    said = capsys.readouterr()
+    assert "arc_easy" in said.out
+    assert "piqa" in said.err
+    (row,) = json.loads((run / "runs/mine/trajectory/trajectory.json").read_text())["rows"]
+    assert list(row["tasks"]) == ["arc_easy"]
+
+
+def test_rows_of_another_training_are_not_mixed_in(run: Path, finished: dict[str, Path], monkeypatch) -> None:
+    def begin_anew(_: float) -> None:
+        """Stands for the time between two looks: the settings were changed and the training begun anew."""
+        shutil.copytree(
+            finished["checkpoint"] / "checkpoint", run / "store" / "train-ffff.partial" / "checkpoints" / "step-000060"
+        )
+        write_json(run / "runs" / "mine" / "begun.json", {"train": "train-ffff"})
+
+    monkeypatch.setattr("headwater.evaluation.watch.time.sleep", begin_anew)
+    watching = watch("mine", [], MACHINE)
+    with locked(run / "store" / "train-0123abcd", "the test"):
+        assert [row["step"] for row in watching.rows()] == [0, 0, 60]
+    assert [row["step"] for row in watching.found] == [0, 60]

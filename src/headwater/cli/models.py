@@ -430,3 +430,4 @@ def watch(
     if not watching.found:
         raise InputError("has no checkpoint", place=run, hint="wait for one, or set train.checkpoint_every")
     log.logger.info("%s checkpoints scored; %s", len(watching.found), page)
+    watching.check()

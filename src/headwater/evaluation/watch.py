@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from headwater.core import log
-from headwater.core.errors import InputError, StoreError
+from headwater.core.errors import EvaluationError, InputError, StoreError
 from headwater.core.hardware import Machine
 from headwater.core.store import locked, read_json, write_json
 from headwater.evaluation.benchmark import run_tasks
@@ -46,6 +46,8 @@ class Watching:
     once: bool = False
     """Score what is there, and do not wait for more."""
     found: list[Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Why tasks have no score."""
 
     @property
     def folder(self) -> Path:
@@ -64,13 +66,15 @@ class Watching:
         torch.set_num_threads(self.machine.processor_threads)
         identity = {"tasks": [one.identity for one in self.chosen], "items": self.items, "max_bytes": self.max_bytes}
         path = self.folder / "trajectory.json"
-        before = read_json(path) if path.is_file() else {}
+        kept = read_json(path) if path.is_file() else {}
         training = self._training()
-        known = before.get("training") == training.name.removesuffix(".partial") and before.get("settings") == identity
-        self.found = before["rows"] if known else []
+        known = kept.get("training") == training.name.removesuffix(".partial") and kept.get("settings") == identity
+        self.found = kept["rows"] if known else []
         samples = self._samples()
         while True:
-            training = self._training()
+            before, training = training, self._training()
+            if training.name.removesuffix(".partial") != before.name.removesuffix(".partial"):
+                self.found = []  # another training was begun meanwhile
             over = not training.name.endswith(".partial") or not self._is_worked_on(training)
             done = {row["step"] for row in self.found}
             fresh = {step: place for step, place in self._checkpoints(training).items() if step not in done}
@@ -85,6 +89,16 @@ class Watching:
             if over or self.once:
                 return
             time.sleep(self.every)
+
+    def check(self) -> None:
+        """Make sure that every task has a score.
+
+        Raises:
+            EvaluationError: some have none.
+        """
+        if self.problems:
+            hint = "the other scores are kept; run the same command again when this is mended"
+            raise EvaluationError("tasks without a score", place="watch", hint=hint, problems=self.problems)
 
     def _score(self, step: int, place: Path, training: Path, samples: Mapping[str, Sample]) -> Row | None:
         """Score one checkpoint; None when it was removed meanwhile, because newer ones took its place."""
@@ -110,9 +124,10 @@ class Watching:
         if self.chosen:
             folder = self.folder / f"step-{step:06d}"
             results = run_tasks(opened, self.chosen, {}, folder, data=self.data, limit=self.items, show=log.progress)
-            results.check()
+            self.problems += [one.problem for one in results.outcomes if one.problem not in (None, *self.problems)]
             for outcome in results.outcomes:
-                assert outcome.score is not None
+                if outcome.score is None:
+                    continue  # told when all is done; the other scores are kept
                 metric, estimate = outcome.score.headline
                 row["tasks"][outcome.chosen.name] = {
                     "metric": metric,
