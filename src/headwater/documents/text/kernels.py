@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 import pyarrow as pa
+from numba.core import registry
 
 from headwater.documents.document import text_buffer
 from headwater.documents.text import characters as c
@@ -33,6 +34,13 @@ def compiled(function: Callable[..., Any], **more: Any) -> Any:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba finds no folder to write to: neither beside this file nor in the user's cache
         return numba.njit(**options)(function)
+
+
+# numba brings its own functions in when it first compiles or loads something. When two threads do so at once, while one loads
+# what another process has compiled, one of them fails (KeyError in get_impl_key). So bring them in now, under the import's lock.
+_target: Any = registry.cpu_target  # numba's types do not know what its properties give
+_target.typing_context.refresh()
+_target.target_context.refresh()
 
 
 class Lines(NamedTuple):
