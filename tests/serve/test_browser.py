@@ -51,6 +51,7 @@ def page(request: pytest.FixtureRequest, browser: playwright.Browser, address: s
     context = browser.new_context(viewport={"width": request.param, "height": 900})
     page = context.new_page()
     page.set_default_timeout(60_000)
+    playwright.expect.set_options(timeout=60_000)  # a busy machine is slow, not wrong
     complaints: list[str] = []
     asked: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
@@ -144,6 +145,7 @@ def test_runs_scores_and_documents_are_there(page: playwright.Page, document: di
 
 def test_what_went_wrong_is_said(page: playwright.Page) -> None:
     boxes = page.locator("#write-models input")
+    playwright.expect(boxes).to_have_count(2)  # they come with the page's first request
     for box in boxes.all():
         box.uncheck()
     write(page, "write", "The")
