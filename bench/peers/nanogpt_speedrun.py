@@ -20,6 +20,7 @@ sys.path.insert(0, JOB["clone"])
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from nanogpt_model import gpt  # noqa: E402
 
 BETAS, DECAY, CLIP, FINAL_SHARE = (0.9, 0.99), 0.1, 1.0, 0.1
 """Source: nanoGPT's config/train_shakespeare_char.py, whose model and batch are about as small, and train.py."""
@@ -48,22 +49,10 @@ def measure(model: Any, held_out: dict[str, np.ndarray]) -> float:
 
 
 def main() -> None:
-    import model as nanogpt
-
     torch.set_num_threads(1)
     torch.manual_seed(1337 + JOB["seed"])
     rows, length = JOB["rows"], JOB["sequence"]
-    shape = JOB["shape"]
-    config = nanogpt.GPTConfig(
-        block_size=length,
-        vocab_size=shape["vocab_size"],
-        n_layer=shape["num_layers"],
-        n_head=shape["num_heads"],
-        n_embd=shape["hidden_size"],
-        dropout=0.0,
-        bias=False,
-    )
-    model = nanogpt.GPT(config)
+    model = gpt(JOB["shape"], JOB["sequence"])
     optimizer = model.configure_optimizers(DECAY, JOB["rate"], BETAS, "cpu")
     data = np.memmap(JOB["data"], dtype=np.uint16, mode="r")
     held_out = dict(np.load(JOB["held_out"]))

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import torch
+from nanogpt_model import gpt
 from plain_loop import train
 from turns import JOB
 
@@ -17,19 +18,7 @@ sys.path.insert(0, JOB["clone"])
 
 
 def main() -> None:
-    import model as nanogpt
-
-    shape = JOB["shape"]
-    config = nanogpt.GPTConfig(
-        block_size=JOB["sequence"],
-        vocab_size=shape["vocab_size"],
-        n_layer=shape["num_layers"],
-        n_head=shape["num_heads"],
-        n_embd=shape["hidden_size"],
-        dropout=0.0,
-        bias=False,
-    )
-    model = nanogpt.GPT(config)
+    model = gpt(JOB["shape"], JOB["sequence"])
     optimizer = model.configure_optimizers(1e-1, 6e-4, (0.9, 0.95), "cpu")
     run: Any = torch.compile(model) if JOB["variant"] == "compile" else model
 

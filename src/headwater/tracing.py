@@ -38,15 +38,15 @@ _EDGE_TOKENS = 2
 # ------------------------------------------------------------------------------------------------------- runs, index
 
 
-def run_folder(place: str, runs: str = "runs") -> Path:
+def run_folder(place: str, machine: Machine) -> Path:
     """The folder `runs/<recipe>` of a run, given as a folder, or as the name or file of a recipe.
 
     Raises:
         InputError: there is none; names the nearest.
     """
-    folder = Path(place) if (Path(place) / "stages").is_dir() else Path(runs) / Path(place).stem
+    folder, runs = machine.run_folder(place), Path(machine.runs)
     if not (folder / "stages").is_dir():
-        known = sorted(path.name for path in Path(runs).iterdir()) if Path(runs).is_dir() else []
+        known = sorted(path.name for path in runs.iterdir()) if runs.is_dir() else []
         hint = "name a recipe that has run, or a folder with its stages"
         raise InputError(f"there is no such run{nearest(place, known)}", place=place, hint=hint)
     return folder

@@ -20,12 +20,13 @@ from headwater.cli import main
 from headwater.core.errors import InputError
 from headwater.core.hardware import Machine
 from headwater.evaluation.arena import Votes
+from headwater.evaluation.opening import model_digest
 from headwater.evaluation.prompting import prompting
 from headwater.serve.app import app_of
 from headwater.serve.ballots import MOST_OPEN, Ballots, Choice
 from headwater.serve.browse import Shelf
 from headwater.serve.fence import MOST_BODY_BYTES
-from headwater.serve.models import Asked, Models, open_models, weights_hash
+from headwater.serve.models import Asked, Models, open_models
 from headwater.serve.worker import MOST_WAITING, BusyError, EventStream, Worker
 
 from .conftest import BASE
@@ -309,7 +310,7 @@ def test_weights_are_told_apart(models: Models, place: Path) -> None:
     weight = next(again.opened[0].model.parameters())
     with torch.no_grad():
         weight.view(-1)[0] += 1
-    assert weights_hash(again.opened[0].model) != models.weights[1]
+    assert model_digest(again.opened[0].model) != models.weights[1]
 
 
 # ------------------------------------------------------------------------------------------------------------- traces

@@ -99,8 +99,7 @@ def forget(
     if bad := next((pair[0] for pair in pairs if not pair[1]), None):
         raise InputError(f"'{bad}' is not of the form name=value", place="--meta", hint="such as --meta author=Jane")
     search = Search(source, url, id, {name: value for name, _, value in pairs})
-    folder = Path(recipe) if (Path(recipe) / "stages").is_dir() else Path("runs") / Path(recipe).stem
-    ledger = trace(folder, search)
+    ledger = trace(hardware.Machine().run_folder(recipe), search)
     if as_json:
         rows = [{**vars(holding), "path": str(holding.path)} for holding in ledger.holdings]
         print_json({"ids": sorted(ledger.ids), "copies": sorted(ledger.copies), "holdings": rows})
@@ -131,7 +130,7 @@ def index(
     from headwater.core.config import validate
 
     settings = validate(tracing.Index, {"part": part} if part else {}, origin="headwater index")
-    print(tracing.build_index(tracing.run_folder(recipe), settings, hardware.Machine()))
+    print(tracing.build_index(tracing.run_folder(recipe, hardware.Machine()), settings, hardware.Machine()))
 
 
 @app.command
@@ -166,7 +165,7 @@ def trace(
     from headwater.evaluation.trace import trace as find
 
     tracing.check_numbers(min_words=min_words, sources=sources, context=context)
-    run = tracing.run_folder(recipe)
+    run = tracing.run_folder(recipe, hardware.Machine())
     opened = tracing.open_index(run, verify=verify)
     if absent is not None:
         found = tracing.prove_absence(run, opened, absent, MIN_ABSENT if min_words is None else min_words)
@@ -213,7 +212,7 @@ def memorization(
     given = {"shown_tokens": shown_tokens, "continued_tokens": continued_tokens, "passages": passages}
     given |= {"samples": samples, "seed": seed}
     settings = validate(tracing.Memorization, given, origin="headwater memorization")
-    result = tracing.memorization_of(tracing.run_folder(recipe), settings, hardware.Machine())
+    result = tracing.memorization_of(tracing.run_folder(recipe, hardware.Machine()), settings, hardware.Machine())
     if as_json:
         print_json(result)
         return

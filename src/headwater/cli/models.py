@@ -16,20 +16,26 @@ from headwater.cli.terminal import (
     plain_table,
     print_json,
     print_table,
-    run_folder,
 )
 from headwater.core import hardware, log
 from headwater.core.errors import EvaluationError, InputError, MissingExtraError
 
 ModelPlace = Annotated[str, Parameter(help="Recipe that has run, folder of a run, checkpoint, Hugging Face folder.")]
+Step = Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step; 0 is before training.")]
+Tokenizer = Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")]
+Precision = Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")]
+TopK = Annotated[int, Parameter(help="Draw among so many of the likeliest tokens; 0 means all.")]
+TopP = Annotated[float, Parameter(help="Draw among the likeliest that together have this probability.")]
+Penalty = Annotated[float, Parameter(help="Above 1: say less often again what was said.")]
+Data = Annotated[Path | None, Parameter(help="Folder with tasks' items; default: what fetch evals got.")]
+Items = Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")]
 Out = Annotated[Path | None, Parameter(name=["--output", "-o"], help="File to write; must not exist.")]
 
 
 @app.command
 def generate(
-    place: Annotated[
-        str, Parameter(help="Name of a recipe that has run, folder of a run, checkpoint, or Hugging Face folder.")
-    ],
+    place: ModelPlace,
     prompt: Annotated[tuple[str, ...], Parameter(help="Texts to continue.")] = (),
     /,
     *,
@@ -38,17 +44,17 @@ def generate(
     ] = None,
     max_new_tokens: Annotated[int, Parameter(help="The most tokens to write.")] = 120,
     temperature: Annotated[float, Parameter(help="How freely to draw; 0 always takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int, Parameter(help="Draw among so many of the likeliest tokens; 0 means all.")] = 50,
-    top_p: Annotated[float, Parameter(help="Draw among the likeliest that together have this probability.")] = 1.0,
+    top_k: TopK = 50,
+    top_p: TopP = 1.0,
     min_p: Annotated[float, Parameter(help="Draw only what is at least this share as likely as the likeliest.")] = 0.0,
-    repetition_penalty: Annotated[float, Parameter(help="Above 1: say less often again what was said.")] = 1.0,
+    repetition_penalty: Penalty = 1.0,
     stop: Annotated[tuple[str, ...], Parameter(help="Text that ends the writing; may be given several times.")] = (),
     seed: Annotated[int, Parameter(help="Another seed, another text.")] = 0,
     count: Annotated[int, Parameter(help="Texts to write after each prompt.")] = 1,
-    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step; 0 is before training.")] = None,
-    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
-    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
-    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    step: Step = None,
+    tokenizer: Tokenizer = None,
+    precision: Precision = "float32",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Let a model continue texts. Each begins a document; the text comes out as it is written."""
@@ -85,9 +91,7 @@ def generate(
 
 @app.command
 def evaluate(
-    place: Annotated[
-        str, Parameter(help="Name of a recipe that has run, folder of a run, checkpoint, or Hugging Face folder.")
-    ],
+    place: ModelPlace,
     tasks: Annotated[
         tuple[str, ...], Parameter(help="Tasks, groups, files of tasks; arc_easy@5 has 5 examples. Default: by size.")
     ] = (),
@@ -101,22 +105,18 @@ def evaluate(
     field: Annotated[str, Parameter(help="Where the text of a record is.")] = "text",
     by: Annotated[str, Parameter(help="Where the source or domain of a record is.")] = "source",
     output: Annotated[Path | None, Parameter(help="Folder of the results; default: evaluations/ and the name.")] = None,
-    data: Annotated[Path | None, Parameter(help="Folder with tasks' items.")] = None,
-    items: Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")] = None,
-    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step; 0 is before training.")] = None,
-    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
-    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
-    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    data: Data = None,
+    items: Items = None,
+    step: Step = None,
+    tokenizer: Tokenizer = None,
+    precision: Precision = "float32",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Score a model: bits per byte of documents beside compressors, and tasks; goes on where it was stopped."""
     from headwater.core.stage import door
-    from headwater.core.units import parse_bytes
 
-    try:
-        size = None if max_bytes is None else parse_bytes(max_bytes)
-    except ValueError as error:
-        raise InputError(str(error), place="--max-bytes") from None
+    size = None if max_bytes is None else _size(max_bytes)
     texts = door("headwater.evaluation.command:Texts")(tuple(documents), size, field, by)
     found = door("headwater.evaluation.command:evaluate_model")(
         place,
@@ -136,6 +136,20 @@ def evaluate(
         print_scores(found)
     log.logger.info("%s; %s", found.summary, found.folder)
     found.results.check()
+
+
+def _size(max_bytes: str) -> int:
+    """The size that --max-bytes gives.
+
+    Raises:
+        InputError: it is none.
+    """
+    from headwater.core.units import parse_bytes
+
+    try:
+        return parse_bytes(max_bytes)
+    except ValueError as error:
+        raise InputError(str(error), place="--max-bytes") from None
 
 
 def print_scores(found: Any) -> None:
@@ -163,8 +177,8 @@ def compress(
     *,
     model: ModelPlace,
     output: Out = None,
-    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step.")] = None,
-    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+    step: Step = None,
+    tokenizer: Tokenizer = None,
 ) -> None:
     """Compress a file with a model, without loss: what the model foresees takes few bits."""
     from headwater.core.stage import door
@@ -182,8 +196,8 @@ def decompress(
     *,
     model: ModelPlace,
     output: Out = None,
-    step: Annotated[int | None, Parameter(help="Of a run: the checkpoint of this step.")] = None,
-    tokenizer: Annotated[Path | None, Parameter(help="Folder of the tokenizer, where the model has none.")] = None,
+    step: Step = None,
+    tokenizer: Tokenizer = None,
 ) -> None:
     """Read a compressed file back with the model that compressed it; checked by its SHA-256."""
     from headwater.core.stage import door
@@ -212,26 +226,27 @@ def compare(
         tuple[str, ...],
         Parameter(help="Tasks to score all models on; see list tasks.", consume_multiple=True, negative=""),
     ] = (),
-    data: Annotated[Path | None, Parameter(help="Folder of the tasks' data; default: what fetch evals got.")] = None,
-    items: Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")] = None,
+    data: Data = None,
+    items: Items = None,
     training: Annotated[
         str | None, Parameter(help="Run whose training documents are searched for the tasks' items.")
     ] = None,
     samples: Annotated[int, Parameter(help="Texts that each model writes after each prompt.")] = 1,
     max_new_tokens: Annotated[int, Parameter(help="The most tokens of a text.")] = 120,
     temperature: Annotated[float, Parameter(help="How freely to draw; 0 always takes the likeliest token.")] = 0.0,
-    top_k: Annotated[int, Parameter(help="Draw among so many of the likeliest tokens; 0 means all.")] = 50,
-    top_p: Annotated[float, Parameter(help="Draw among the likeliest that together have this probability.")] = 1.0,
-    repetition_penalty: Annotated[float, Parameter(help="Above 1: say less often again what was said.")] = 1.0,
+    top_k: TopK = 50,
+    top_p: TopP = 1.0,
+    repetition_penalty: Penalty = 1.0,
     seed: Annotated[int, Parameter(help="Another seed, other texts.")] = 0,
     output: Annotated[
         Path, Parameter(help="Folder for comparison.html, comparison.json and the tasks' results.")
     ] = Path("comparison"),
-    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
-    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    precision: Precision = "float32",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Let several models continue the same prompts side by side, and score them on the same tasks."""
+    from headwater import tracing
     from headwater.core.stage import door
     from headwater.core.store import write_json
     from headwater.report.comparison import comparison_page
@@ -246,6 +261,7 @@ def compare(
         "seed": seed,
     }
     machine = hardware.Machine(device=device)
+    searched = tracing.run_folder(training, machine) if training else None
     comparing = door("headwater.evaluation.compare:compare")(
         model,
         prompt,
@@ -265,7 +281,7 @@ def compare(
             output,
             data=data,
             limit=items,
-            training=run_folder(training, machine) if training else None,
+            training=searched,
         )
     write_json(output / "comparison.json", found)
     (output / "comparison.html").write_text(html(comparison_page(found)), encoding="utf-8")
@@ -368,8 +384,8 @@ def serve(
         str | None, Parameter(help="Run in whose training documents texts are looked up; default: each model's own.")
     ] = None,
     max_tokens: Annotated[int, Parameter(help="The most tokens that one text may have.")] = 512,
-    precision: Annotated[Literal["float32", "bfloat16"], Parameter(help="Number format of the weights.")] = "float32",
-    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    precision: Precision = "float32",
+    device: Device = "auto",
 ) -> None:
     """Serve a local web page: models side by side, blind votes, where texts come from, runs, scores, documents."""
     from importlib.util import find_spec
@@ -396,28 +412,23 @@ def watch(
     tasks: Annotated[tuple[str, ...], Parameter(help="Tasks to score each checkpoint on; see list tasks.")] = (),
     /,
     *,
-    data: Annotated[Path | None, Parameter(help="Folder with tasks' items.")] = None,
-    items: Annotated[int | None, Parameter(help="At most so many items of each task or subtask.")] = None,
+    data: Data = None,
+    items: Items = None,
     max_bytes: Annotated[str, Parameter(help="How much held-out text of each source is scored.")] = "200 kB",
     every: Annotated[float, Parameter(help="Seconds between two looks for a new checkpoint.")] = 10.0,
     once: Annotated[bool, Parameter(negative="", help="Score what is there, and do not wait for more.")] = False,
     threads: Annotated[int, Parameter(help="Processor threads; few leave the others to the training. 0: all.")] = 0,
-    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="Where to compute.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Score the checkpoints of a run as they appear, while it trains: every score against the tokens seen."""
     from headwater.core.stage import door
-    from headwater.core.units import parse_bytes
     from headwater.report.page import html
     from headwater.report.trajectory import scores_of, trajectory_page
 
-    try:
-        size = parse_bytes(max_bytes)
-    except ValueError as error:
-        raise InputError(str(error), place="--max-bytes") from None
     machine = hardware.Machine(device=device, threads=threads)
     watching = door("headwater.evaluation.watch:watch")(
-        run, tasks, machine, data=data, items=items, max_bytes=size, every=every, once=once
+        run, tasks, machine, data=data, items=items, max_bytes=_size(max_bytes), every=every, once=once
     )
     page = watching.folder / "trajectory.html"
     for row in watching.rows():

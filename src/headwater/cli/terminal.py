@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence, Sized
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -73,8 +72,3 @@ def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]], as_json: bo
 def print_json(value: Any) -> None:
     """Print JSON on standard output."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def run_folder(place: str, machine: hardware.Machine) -> Path:
-    """A run's folder, by its path or its recipe's name."""
-    return Path(place) if (Path(place) / "stages").is_dir() else Path(machine.runs) / Path(place).stem

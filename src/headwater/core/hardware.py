@@ -90,6 +90,12 @@ class Machine(Config):
         folder = Path(self.scratch).expanduser().absolute() if self.scratch else cache_folder() / "stores"
         return folder / re.sub(r"[^A-Za-z0-9.]+", "-", self.store).strip("-")
 
+    def run_folder(self, place: str | Path) -> Path:
+        """The folder of a run, whether it is there or not: `place` itself where that is one, else that of a recipe's name."""
+        folder = Path(place).expanduser()
+        is_run = (folder / "stages").is_dir() or (folder / "begun.json").is_file()
+        return folder if is_run else Path(self.runs) / folder.stem
+
     @property
     def processor_workers(self) -> int:
         """Workers of the document stages, resolved."""

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 import xxhash
 
 from headwater.core.errors import EvaluationError, HeadwaterError, InputError
@@ -38,12 +37,11 @@ from headwater.evaluation.marks import (
     mark_text,
     score,
 )
-from headwater.evaluation.opening import Opened, first_token
+from headwater.evaluation.opening import Opened, first_token, model_digest
 from headwater.evaluation.score import document_losses
 from headwater.evaluation.statistics import pass_at_k
 from headwater.evaluation.tasks import Chosen, Code, Generate, Group, LanguageModelling, Rolling, Task
 from headwater.evaluation.write import write
-from headwater.model.transformer import Transformer
 
 PART_ITEMS = 2_048
 """Items of a part: what is lost at most when a run is killed."""
@@ -175,15 +173,6 @@ def as_json(opened: Opened, digest: str, results: Results, limit: int | None) ->
         "tasks": {one.chosen.name: one.as_json() for one in results.outcomes},
         "groups": results.groups,
     }
-
-
-def model_digest(model: Transformer) -> str:
-    """A hash of a model's shape and weights in the precision that they are used in."""
-    found = xxhash.xxh3_128(repr(model.config).encode())
-    for name, weight in model.named_parameters():
-        found.update(name.encode())
-        found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def _run(

@@ -21,6 +21,7 @@ from headwater.evaluation.records import find
 from headwater.evaluation.tasks import Chosen, Group, Task, choose, shipped
 from headwater.evaluation.texts import (
     COMPRESSORS,
+    LONGEST_DOCUMENT,
     Sample,
     compressed,
     held_out_samples,
@@ -31,8 +32,6 @@ from headwater.tokens.shards import TokenFolder
 
 HELD_OUT_BYTES = 1_000_000
 """Of each source of a run's held-out documents, where nothing else is asked for."""
-LONGEST_DOCUMENT = 32_768
-"""[bytes] As in the stage evaluate."""
 
 Rows = list[tuple[str, ...]]
 

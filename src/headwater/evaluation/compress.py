@@ -30,8 +30,7 @@ from headwater.core import log
 from headwater.core.errors import InputError, MismatchError
 from headwater.core.hardware import Machine
 from headwater.core.store import atomic_path
-from headwater.evaluation.benchmark import model_digest
-from headwater.evaluation.opening import Opened, first_token, open_model
+from headwater.evaluation.opening import Opened, first_token, model_digest, open_model
 from headwater.evaluation.score import not_finite
 from headwater.model.transformer import KVCache
 from headwater.tokens.codec import Codec

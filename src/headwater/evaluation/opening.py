@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import xxhash
 
 from headwater.core.config import nearest
 from headwater.core.errors import HeadwaterError, InputError, MismatchError
@@ -97,6 +98,15 @@ def check_finite(model: Transformer, place: Path) -> None:
             raise InputError(f"holds weights that are not finite numbers (in {name})", place=str(place), hint=hint)
 
 
+def model_digest(model: Transformer) -> str:
+    """A hash of a model's shape and weights in the precision that they are used in."""
+    found = xxhash.xxh3_128(repr(model.config).encode())
+    for name, weight in model.named_parameters():
+        found.update(name.encode())
+        found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def as_input(error: HeadwaterError, hint: str) -> HeadwaterError:
     """An error about a folder of the user's, which is input here and nothing of the store's."""
     return error if isinstance(error, MismatchError) else InputError(error.problem, place=error.place, hint=hint)
@@ -115,11 +125,8 @@ def first_token(codec: Codec) -> int:
 
 def tokens_of(place: str, machine: Machine) -> Path | None:
     """The token shards of a run, held-out documents among them; None for a model that is not a run's."""
-    folder = Path(place).expanduser()
-    for run in (folder, Path(machine.runs) / folder.stem):
-        if (run / "stages" / "encode").is_dir():
-            return run / "stages" / "encode"
-    return None
+    tokens = machine.run_folder(place) / "stages" / "encode"
+    return tokens if tokens.is_dir() else None
 
 
 def _locate(place: str, machine: Machine, step: int | None) -> tuple[Path, Path]:
@@ -131,7 +138,7 @@ def _locate(place: str, machine: Machine, step: int | None) -> tuple[Path, Path]
             raise InputError("is one model, not a run with steps to choose from", place=place, hint=hint)
         return folder, folder
     runs = Path(machine.runs)
-    run = folder if (folder / "stages").is_dir() else runs / folder.stem
+    run = machine.run_folder(folder)
     if not (run / "stages").is_dir():
         known = sorted(path.name for path in runs.iterdir()) if runs.is_dir() else []
         what = (

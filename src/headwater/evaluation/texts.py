@@ -27,6 +27,8 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "zstd": lambda data: zstandard.compress(data, 22),
 }
 """General compressors at their strongest, as a baseline: each sees a source's scored text as one file."""
+LONGEST_DOCUMENT = 32_768
+"""[bytes] A held-out document is scored up to here, as in the stage evaluate."""
 PLAIN = (".txt", ".md", ".rst", ".text")
 """Files that are one document each."""
 

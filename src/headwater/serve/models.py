@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from pydantic import Field, model_validator
 
 from headwater.core.config import Config
@@ -18,7 +17,7 @@ from headwater.core.hardware import Machine
 from headwater.evaluation.cases import Case
 from headwater.evaluation.compare import Comparing, open_all, parse_place
 from headwater.evaluation.config import Sampling
-from headwater.evaluation.opening import Opened
+from headwater.evaluation.opening import Opened, model_digest
 from headwater.serve.worker import Event
 
 MOST_CHARACTERS = 8_000
@@ -159,16 +158,7 @@ def open_models(
     torch.set_num_threads(machine.processor_threads)
     labels, opened = open_all(places, machine, dtype)
     runs = [origin or _run_of(parse_place(place)[1], machine) for place in places]
-    return Models(labels, opened, [weights_hash(one.model) for one in opened], runs, most_tokens)
-
-
-def weights_hash(model: torch.nn.Module) -> str:
-    """A hash of a model's weights and their names."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return Models(labels, opened, [model_digest(one.model) for one in opened], runs, most_tokens)
 
 
 def _run_of(place: str, machine: Machine) -> Path | None:
@@ -176,5 +166,5 @@ def _run_of(place: str, machine: Machine) -> Path | None:
     folder = Path(place).expanduser()
     if (folder / "model.json").is_file() or (folder / "config.json").is_file():
         return None
-    found = (run for run in (folder, Path(machine.runs) / folder.stem) if (run / "stages").is_dir())
-    return next(found, None)
+    run = machine.run_folder(folder)
+    return run if (run / "stages").is_dir() else None

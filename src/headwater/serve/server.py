@@ -55,7 +55,7 @@ def serve(
     """
     if max_tokens < 1:
         raise InputError("is less than 1", place="--max-tokens", hint="such as --max-tokens 512")
-    origin = tracing.run_folder(trace, machine.runs) if trace is not None else None
+    origin = tracing.run_folder(trace, machine) if trace is not None else None
     if origin is not None:
         tracing.open_index(origin)  # says at once that there is none
     with listen(host, port) as listening:
