@@ -23,12 +23,14 @@ MACHINE = Machine(threads=1, device="cpu")
 
 @pytest.fixture
 def run(finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that is at step 0 of its training: its store is beside it, and it is in the current folder."""
-    stages = tmp_path / "runs" / "mine" / "stages"
-    for stage, of in (("tokenizer", "tokenizer"), ("initialize", "start"), ("encode", "tokens")):
-        shutil.copytree(finished[of], stages / stage)
+    """A run in its first training, as `headwater run` leaves it: a store and two records, and no links to stages yet."""
+    stages = {"tokenizer": "tokenizer", "initialize": "start", "encode": "tokens"}
+    for stage, of in stages.items():
+        shutil.copytree(finished[of], tmp_path / "store" / f"{stage}-0123abcd")
     (tmp_path / "store" / "train-0123abcd.partial" / "checkpoints").mkdir(parents=True)
-    write_json(tmp_path / "runs" / "mine" / "begun.json", {"train": "train-0123abcd"})
+    done = {stage: f"{stage}-0123abcd" for stage in stages}
+    write_json(tmp_path / "runs" / "mine" / "stages.json", done)
+    write_json(tmp_path / "runs" / "mine" / "begun.json", {**done, "train": "train-0123abcd"})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -147,3 +149,9 @@ def test_rows_of_another_training_are_not_mixed_in(run: Path, finished: dict[str
     with locked(run / "store" / "train-0123abcd", "the test"):
         assert [row["step"] for row in watching.rows()] == [0, 0, 60]
     assert [row["step"] for row in watching.found] == [0, 60]
+
+
+def test_a_run_that_is_not_that_far_is_told(run: Path) -> None:
+    write_json(run / "runs" / "mine" / "stages.json", {})
+    with pytest.raises(InputError, match="has not finished its stage"):
+        list(watch("mine", [], MACHINE).rows())

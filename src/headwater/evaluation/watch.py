@@ -18,15 +18,12 @@ from headwater.core.errors import EvaluationError, InputError, StoreError
 from headwater.core.hardware import Machine
 from headwater.core.store import locked, read_json, write_json
 from headwater.evaluation.benchmark import run_tasks
-from headwater.evaluation.opening import open_model, tokens_of
+from headwater.evaluation.opening import open_model
 from headwater.evaluation.tasks import Chosen, choose
-from headwater.evaluation.texts import Sample, held_out_samples, score_samples
+from headwater.evaluation.texts import LONGEST_DOCUMENT, Sample, held_out_samples, score_samples
 from headwater.model.checkpoint import read_info, saved_steps
 from headwater.tokens.codec import Codec
 from headwater.tokens.shards import TokenFolder
-
-LONGEST_DOCUMENT = 32_768
-"""[bytes] As in the stage evaluate."""
 
 Row = dict[str, Any]
 
@@ -141,19 +138,17 @@ class Watching:
         """The folder of the training: the one that was begun last, finished or not."""
         begun = read_json(self.run / "begun.json").get("train") if (self.run / "begun.json").is_file() else None
         if begun is not None:
-            for folder in (Path(self.machine.store) / f"{begun}.partial", Path(self.machine.store) / begun):
+            store = self.machine.store_folder
+            for folder in (store / f"{begun}.partial", store / begun):
                 if folder.is_dir():
                     return folder
-        finished = self.run / "stages" / "train"
-        if finished.is_dir():
-            return finished.resolve()
         hint = "start it in another terminal: headwater run"
         raise InputError("no training of this run has begun", place=str(self.run), hint=hint)
 
     def _checkpoints(self, training: Path) -> dict[int, Path]:
         """Step -> checkpoint, the one before training and the final one among them."""
         places = [*saved_steps(training / "checkpoints"), training / "checkpoint"]
-        places.append(self.run / "stages" / "initialize" / "checkpoint")
+        places.append(self._stage("initialize") / "checkpoint")
         found = {}
         for place in places:
             try:
@@ -167,15 +162,21 @@ class Watching:
         seen = {row["step"]: row["tokens"] for row in log.read_metrics(training / "metrics.jsonl") if "tokens" in row}
         return max((tokens for at, tokens in seen.items() if at <= step), default=0)
 
+    def _stage(self, name: str) -> Path:
+        """The folder of a finished stage. While the run goes on, its record knows more than the links in `stages/`."""
+        record = read_json(self.run / "stages.json") if (self.run / "stages.json").is_file() else {}
+        if name not in record:
+            raise InputError(f"has not finished its stage {name}", place=str(self.run), hint="wait until it trains")
+        return self.machine.store_folder / record[name]
+
     @property
     def _tokenizer(self) -> Path:
-        return self.run / "stages" / "tokenizer" / "tokenizer"
+        return self._stage("tokenizer") / "tokenizer"
 
     def _samples(self) -> dict[str, Sample]:
-        tokens = tokens_of(str(self.run), self.machine)
-        if tokens is None:
-            return {}
-        return held_out_samples(TokenFolder(tokens), Codec(self._tokenizer), self.max_bytes, LONGEST_DOCUMENT)
+        return held_out_samples(
+            TokenFolder(self._stage("encode")), Codec(self._tokenizer), self.max_bytes, LONGEST_DOCUMENT
+        )
 
     @staticmethod
     def _is_worked_on(training: Path) -> bool:
@@ -213,7 +214,7 @@ def watch(
     Raises:
         InputError: there is no such run or task.
     """
-    run = Path(place) if (Path(place) / "begun.json").is_file() else Path(machine.runs) / Path(place).stem
+    run = machine.run_folder(place)
     if not run.is_dir():
         known = sorted(path.name for path in Path(machine.runs).iterdir()) if Path(machine.runs).is_dir() else []
         hint = f"runs: {', '.join(known)}" if known else "start it in another terminal: headwater run"
